@@ -1,0 +1,77 @@
+"""Long comment -> spans with offsets; and what must survive a rewrite (URLs, handles, e-mail)."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+# A sentence ends at a line break, or after . ! ? … (with closing quotes) before white space.
+_BREAK = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|\s*[\r\n\u2028\u2029]+\s*""")
+_BODY = re.compile(r"\S(?:.*\S)?", re.DOTALL)
+
+# Order matters: an e-mail address must not be read as a handle.
+_PROTECTED = re.compile(
+    r"""
+    (?:https?://|www\.)[^\s<>"')\]]*[^\s<>"')\].,!?;:]     # URL, without closing punctuation
+    | [\w.+-]+@[\w-]+(?:\.[\w-]+)+                          # e-mail address
+    | (?<![\w@])@\w{2,}                                     # @handle
+    | (?<!\w)/?[ru]/\w{2,}                                  # r/forum, u/user
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+class Span(NamedTuple):
+    """Characters ``start`` (inclusive) to ``end`` (exclusive) of a comment."""
+
+    start: int
+    end: int
+
+    def of(self, text: str) -> str:
+        """The span's text."""
+        return text[self.start : self.end]
+
+
+def sentences(text: str, max_chars: int = 400) -> list[Span]:
+    """Spans of the sentences of ``text``, without the white space around them.
+
+    Sentences over ``max_chars`` are cut at the last space before the limit, or at the limit itself.
+    What lies between two spans is white space or closing quotes only.
+    """
+    spans: list[Span] = []
+    start = 0
+    for brk in [*_BREAK.finditer(text), None]:
+        end = brk.start() if brk else len(text)
+        body = _BODY.search(text, start, end)
+        if body:
+            spans += _cut(text, body.start(), body.end(), max_chars)
+        start = brk.end() if brk else end
+    return spans
+
+
+def _cut(text: str, start: int, end: int, max_chars: int) -> list[Span]:
+    spans = []
+    while end - start > max_chars:
+        stop = text.rfind(" ", start + max_chars // 2, start + max_chars)
+        stop = stop if stop > start else start + max_chars
+        spans.append(Span(start, stop))
+        while stop < end and text[stop].isspace():
+            stop += 1
+        start = stop
+    return [*spans, Span(start, end)] if end > start else spans
+
+
+def windows(text: str, max_chars: int = 400) -> list[Span]:
+    """Neighbouring sentences packed into spans of at most ``max_chars``: what a screener reads."""
+    packed: list[Span] = []
+    for span in sentences(text, max_chars):
+        if packed and span.end - packed[-1].start <= max_chars:
+            packed[-1] = Span(packed[-1].start, span.end)
+        else:
+            packed.append(span)
+    return packed
+
+
+def protected(text: str) -> list[str]:
+    """URLs, e-mail addresses, @handles and r/forums in ``text``, in order."""
+    return _PROTECTED.findall(text)

@@ -1,0 +1,72 @@
+"""Checkpoints that survive ``kill -9``: written beside, then renamed. No pickle: safetensors only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def save(
+    run: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Write the trainable weights, the optimiser and ``state`` to ``run/checkpoint``."""
+    new, current = run / "checkpoint.new", run / "checkpoint"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    tensors = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+    save_file(tensors, new / "model.safetensors")
+    slots, plain = {}, {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if torch.is_tensor(value):
+                slots[f"{index}.{name}"] = value.contiguous()
+            else:
+                plain[f"{index}.{name}"] = value
+    slots["rng"] = torch.get_rng_state()
+    save_file(slots, new / "optimizer.safetensors")
+    (new / "state.json").write_text(json.dumps({"state": state, "optimizer": plain}))
+    for file in new.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if current.exists():
+        os.replace(current, _trash(run))
+    os.replace(new, current)
+    shutil.rmtree(run / "checkpoint.old", ignore_errors=True)
+
+
+def _trash(run: Path) -> Path:
+    old = run / "checkpoint.old"
+    shutil.rmtree(old, ignore_errors=True)
+    return old
+
+
+def load(
+    run: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Restore the newest complete checkpoint of ``run``; None where there is none."""
+    folder = next((f for n in ("checkpoint", "checkpoint.old") if (f := run / n).exists()), None)
+    if folder is None:
+        return None
+    stored = json.loads((folder / "state.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
+    slots = load_file(folder / "optimizer.safetensors")
+    torch.set_rng_state(slots.pop("rng"))
+    states: dict[int, dict[str, Any]] = {}
+    for key, value in {**slots, **stored["optimizer"]}.items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(
+        {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    state: dict[str, Any] = stored["state"]
+    return state
