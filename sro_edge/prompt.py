@@ -39,7 +39,9 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         """Refuse a template in which comment and answer touch."""
         if not self.suffix:
-            raise ValueError("a prompt template needs a suffix: nothing else parts comment and answer")
+            raise ValueError(
+                "a prompt template needs a suffix: nothing else parts comment and answer"
+            )
 
     def normalise(self, comment: str) -> str:
         """The comment on one line, as the model reads it."""

@@ -72,6 +72,11 @@ def windows(text: str, max_chars: int = 400) -> list[Span]:
     return packed
 
 
+def protected_spans(text: str, within: Span) -> list[Span]:
+    """Spans of URLs, e-mail addresses, @handles and r/forums inside ``within``, in order."""
+    return [Span(*m.span()) for m in _PROTECTED.finditer(text, within.start, within.end)]
+
+
 def protected(text: str) -> list[str]:
     """URLs, e-mail addresses, @handles and r/forums in ``text``, in order."""
-    return _PROTECTED.findall(text)
+    return [span.of(text) for span in protected_spans(text, Span(0, len(text)))]

@@ -1,1 +1,1 @@
-"""placeholder"""
+"""How good rewrites are: STA, SIM, FL and J, under judges that training never saw."""

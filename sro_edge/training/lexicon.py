@@ -4,54 +4,55 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
 from sro_edge.training.piles import words
 
 
-class Lexicon(NamedTuple):
-    """Words that lean to one pile: ``toxic`` with log-odds, most toxic first; ``clean`` without."""
-
-    toxic: dict[str, float]
-    clean: frozenset[str]
-
-
-def mine_lexicon(
-    toxic: Iterable[str],
-    clean: Iterable[str],
-    *,
-    min_count: int = 6,
-    min_log_odds: float = 1.3,
-    min_z: float = 2.5,
-    prior: float = 500.0,
-) -> Lexicon:
-    """Toxic and clean words by log-odds of their document counts in two piles.
+def log_odds(
+    first: Iterable[str], second: Iterable[str], *, min_count: int = 6, prior: float = 500.0
+) -> dict[str, tuple[float, float]]:
+    """Word -> (log-odds of its document counts in two piles, z-score).
 
     Log-odds with an informative Dirichlet prior (Monroe, Colaresi and Quinn 2008, "Fightin'
     Words", eq. 16 and 22). Both piles must be of the same domain: against general text, topic
     words slip in.
     """
-    a = Counter(w for t in toxic for w in set(words(t)))
-    b = Counter(w for t in clean for w in set(words(t)))
+    a = Counter(w for t in first for w in set(words(t)))
+    b = Counter(w for t in second for w in set(words(t)))
     total_a, total_b, total = a.total(), b.total(), a.total() + b.total()
-    lexicon: dict[str, float] = {}
-    usable: set[str] = set()
-    for word, count in (a | b).items():
-        if count < min_count or not any(c.isalpha() for c in word):
+    table = {}
+    for word in a.keys() | b.keys():
+        count = a[word] + b[word]
+        if count < min_count or len(word) < 3 or not any(c.isalpha() for c in word):
             continue
-        count = a[word]
-        pull = prior * (count + b[word]) / total
-        x, y = count + pull, b[word] + pull
-        log_odds = math.log(x / (total_a + prior - x)) - math.log(y / (total_b + prior - y))
-        z = log_odds / math.sqrt(1 / x + 1 / y)
-        if log_odds >= min_log_odds and z >= min_z and len(word) > 2:
-            lexicon[word] = round(log_odds, 3)
-        elif log_odds <= 0.2:
-            usable.add(word)
-    return Lexicon(dict(sorted(lexicon.items(), key=lambda i: (-i[1], i[0]))), frozenset(usable))
+        pull = prior * count / total
+        x, y = a[word] + pull, b[word] + pull
+        odds = math.log(x / (total_a + prior - x)) - math.log(y / (total_b + prior - y))
+        table[word] = (odds, odds / math.sqrt(1 / x + 1 / y))
+    return table
+
+
+def mine_lexicon(
+    toxic: Iterable[str], clean: Iterable[str], *, min_log_odds: float = 1.3, min_z: float = 2.5
+) -> dict[str, float]:
+    """Words of the toxic pile with their log-odds, most toxic first."""
+    table = log_odds(toxic, clean)
+    found = {w: round(o, 3) for w, (o, z) in table.items() if o >= min_log_odds and z >= min_z}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def clean_words(
+    toxic: Iterable[str], clean: Iterable[str], *, least: float = 0.2
+) -> dict[str, float]:
+    """Words that lean to the clean pile, with how far (log-odds, above 0).
+
+    What people write instead of insults leans there ("unwise", "messed", "person"); the names of
+    groups, which insults are thrown at, do not.
+    """
+    return {w: -odds for w, (odds, _) in log_odds(toxic, clean).items() if odds <= -least}
 
 
 def word_vectors(
@@ -89,26 +90,36 @@ def word_vectors(
 
 def analogues(
     lexicon: Sequence[str],
-    usable: Collection[str],
+    leaning: Mapping[str, float],
     index: dict[str, int],
     vectors: torch.Tensor,
+    embed: Callable[[Sequence[str]], torch.Tensor],
     *,
-    neighbours: int = 12,
-    min_cosine: float = 0.38,
+    neighbours: int = 16,
+    min_cosine: float = 0.34,
     frequent: int = 6000,
 ) -> dict[str, list[tuple[str, float]]]:
-    """Clean word -> toxic words that stand in the same places, with their cosine.
+    """Clean word -> toxic words that stand in the same places and mean the like, with a score.
 
-    Only ``usable`` words (not leaning to the toxic pile) among the ``frequent`` most common take
-    part: the others are names of people and groups.
+    Only words of ``leaning`` (see :func:`clean_words`) among the ``frequent`` most common count.
+    The score is 0.6 of the cosine of places (PPMI-SVD, which takes antonyms for neighbours) and
+    0.4 of the cosine of meanings (``embed``: words -> unit vectors of a sentence encoder),
+    plus a little for words that lean far to the clean pile.
+
     """
     toxic = [w for w in lexicon if w in index]
     names = list(index)
-    clean_rows = [i for i, w in enumerate(names[:frequent]) if w in usable and w.isalpha()]
+    clean_rows = [i for i, w in enumerate(names[:frequent]) if w in leaning and w.isalpha()]
     similarity = vectors[[index[w] for w in toxic]] @ vectors[clean_rows].T  # (toxic, clean)
+    meaning = embed(toxic) @ embed([names[i] for i in clean_rows]).T
+    similarity = torch.where(similarity > 0.25, 0.6 * similarity + 0.4 * meaning, 0.0)
+    lean = torch.tensor([leaning[names[i]] for i in clean_rows]).clamp_max(3)
+    similarity = similarity + 0.04 * lean
     best = similarity.topk(min(neighbours, len(clean_rows)), dim=1)
     table: dict[str, list[tuple[str, float]]] = {}
-    for word, scores, places in zip(toxic, best.values.tolist(), best.indices.tolist(), strict=True):
+    for word, scores, places in zip(
+        toxic, best.values.tolist(), best.indices.tolist(), strict=True
+    ):
         for score, place in zip(scores, places, strict=True):
             if score >= min_cosine:
                 table.setdefault(names[clean_rows[place]], []).append((word, score))

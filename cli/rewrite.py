@@ -1,0 +1,114 @@
+"""``sro-edge rewrite``: reword the toxic comments of a Parquet file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from sro_edge.cli._shared import default_output, dump_options, resumable, show_summary
+
+
+@click.command(short_help="Reword the toxic comments of a Parquet file.")
+@dump_options
+@click.option(
+    "--max-attempts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rounds: one greedy, then sampled, before words are deleted [default: 3].",
+)
+@click.option(
+    "--on-unresolved",
+    type=click.Choice(["null", "mask", "keep"]),
+    default="null",
+    show_default=True,
+    help="What a comment becomes for which no rewrite passes.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--show",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Pairs of comment and rewrite to show at the end.",
+)
+def rewrite(
+    source: Path,
+    output: Path | None,
+    column: str,
+    bundle: Path | None,
+    threshold: float | None,
+    limit: int | None,
+    threads: int | None,
+    device: str,
+    overwrite: bool,
+    restart: bool,
+    quiet: bool,
+    max_attempts: int | None,
+    on_unresolved: str,
+    seed: int,
+    show: int,
+) -> None:
+    """Reword the toxic comments of a Parquet file.
+
+    OUTPUT (default: INPUT.detox.parquet) has every row and column of the input
+    as it was, and new columns: text_detox, and its proof in detox_status,
+    detox_reason, detox_engine, detox_toxicity_before, detox_toxicity_after,
+    detox_similarity, detox_fluency and detox_attempts. OUTPUT.json says how it
+    was made.
+
+    \b
+    detox_status is
+      clean       the comment passes as it is and is copied
+      rewritten   it did not, its rewrite does
+      unresolved  no rewrite passes; text_detox is null, masked or kept
+                  (--on-unresolved), detox_reason says why
+      empty       nothing to rewrite
+
+    A run that was interrupted or killed goes on when the same command is run
+    again.
+
+    \b
+    Examples:
+      sro-edge rewrite comments.parquet
+      sro-edge rewrite posts.parquet clean.parquet --column body
+      sro-edge rewrite comments.parquet --limit 100 --overwrite
+      sro-edge rewrite comments.parquet --threshold 0.2 --on-unresolved mask
+
+    \b
+    Exit status:
+      0         done; the path of OUTPUT is on stdout
+      1         something you can mend, said in one sentence
+      2         wrong usage
+      130, 143  interrupted, terminated; run again to go on
+    """
+    from sro_edge.dump import rewrite_dump
+    from sro_edge.parquet import Source
+    from sro_edge.rewriter import Rewriter
+
+    output = output or default_output(source, "detox")
+    Source(source, column)  # a wrong path or column shows before the models are loaded
+    with resumable(quiet) as report:
+        rewriter = Rewriter.load(
+            bundle,
+            threshold=threshold,
+            max_attempts=max_attempts,
+            on_unresolved=on_unresolved,
+            seed=seed,
+            threads=threads,
+            device=device,
+        )
+        summary = rewrite_dump(
+            source,
+            output,
+            rewriter,
+            column=column,
+            limit=limit,
+            overwrite=overwrite,
+            restart=restart,
+            examples=0 if quiet else show,
+            progress=report,
+        )
+    if not quiet:
+        show_summary(summary)
+    click.echo(output)

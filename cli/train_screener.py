@@ -1,0 +1,98 @@
+"""``sro-edge train-screener``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from sro_edge.cli._training import (
+    READABLE,
+    build_config,
+    config_options,
+    needs,
+    run_folder,
+    run_options,
+    training_progress,
+)
+
+from sro_edge.training.config import ScreenerConfig
+
+
+@click.command("train-screener")
+@click.option("--train", type=READABLE, multiple=True, help="Labelled comments (repeatable).")
+@click.option("--toxic", type=READABLE, multiple=True, help="Comments that are all toxic.")
+@click.option("--clean", type=READABLE, multiple=True, help="Comments that are all clean.")
+@click.option("--dev", type=READABLE, multiple=True, required=True, help="Picks the thresholds.")
+@click.option("--test", type=READABLE, multiple=True, help="Only reported on.")
+@click.option("--sentences", type=READABLE, multiple=True, help="Text to learn fluency from.")
+@click.option("--max-sentences", default=60_000, show_default=True, help="Taken from --sentences.")
+@click.option(
+    "--folds",
+    nargs=2,
+    type=click.FloatRange(0, 1),
+    default=(0.0, 1.0),
+    show_default=True,
+    help="Train only on texts whose hash lies between these shares; the rest is left for a judge.",
+)
+@click.option("--column", default="text", show_default=True, help="Text column of all files.")
+@click.option("--label", default="label", show_default=True, help="Label column; 1 is toxic.")
+@config_options(ScreenerConfig)
+@run_options
+def train_screener(
+    train: tuple[Path, ...],
+    toxic: tuple[Path, ...],
+    clean: tuple[Path, ...],
+    dev: tuple[Path, ...],
+    test: tuple[Path, ...],
+    sentences: tuple[Path, ...],
+    max_sentences: int,
+    folds: tuple[float, float],
+    column: str,
+    label: str,
+    out: Path | None,
+    resume: bool,
+    **settings: Any,
+) -> None:
+    """Fine-tune a screener: toxicity, fluency and meaning from one pass of one encoder.
+
+    Labelled files are Parquet, CSV or JSONL with a text and a 0/1 label column; a column `source`,
+    where there is one, splits the reported figures. Fluency is learned from whole sentences
+    against broken copies of them, so --sentences needs no labels.
+
+    \b
+    Examples:
+      sro-edge train-screener --train labelled.parquet --dev dev.parquet \\
+          --sentences posts.parquet -o runs/screener
+      sro-edge train-screener --recipe recipes/default_bundle.toml
+    """
+    config = build_config(ScreenerConfig, settings)
+    if not (train or (toxic and clean)):
+        raise click.UsageError("give --train, or both --toxic and --clean to learn from")
+    needs("train-screener", "train", "torch", "transformers", "sklearn")
+    run = run_folder(out, "screener", resume)
+    from sro_edge.training.piles import read_labelled, read_plain, read_texts
+    from sro_edge.training.screener import fluency_sentences
+    from sro_edge.training.screener import train_screener as fit
+
+    labelled = read_labelled(train, column, label=label)
+    piles = [(read_texts(f, column), y) for f, y in ((toxic, 1), (clean, 0))]
+    for texts, y in piles:
+        labelled = labelled.joined(texts, y, "toxic pile" if y else "clean pile")
+    comments = [t for texts, _ in piles for t in texts]
+    plain = read_plain(sentences, column)
+    whole, held_out = fluency_sentences(plain, comments, max_sentences, folds)
+    steps = config.epochs * len(labelled.within(folds).texts) * (1 + config.fluency_rows)
+    shown = ("toxic", "fluent", "distill")
+    with training_progress(int(steps / config.batch_rows), "step", shown) as progress:
+        model = fit(
+            labelled.within(folds),
+            read_labelled(dev, column, label=label),
+            whole,
+            held_out,
+            run,
+            config,
+            test=read_labelled(test, column, label=label) if test else None,
+            progress=progress,
+        )
+    click.echo(model)

@@ -1,0 +1,78 @@
+"""``sro-edge warm-start``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from sro_edge.cli._training import (
+    READABLE,
+    build_config,
+    config_options,
+    needs,
+    run_folder,
+    run_options,
+    training_progress,
+)
+
+from sro_edge.training.config import WarmStartConfig
+
+
+@click.command("warm-start")
+@click.option("--toxic", type=READABLE, multiple=True, required=True, help="Toxic pile.")
+@click.option("--clean", type=READABLE, multiple=True, required=True, help="Clean pile.")
+@click.option("--plain", type=READABLE, multiple=True, help="General clean text.")
+@click.option(
+    "--mining",
+    type=READABLE,
+    multiple=True,
+    help="Labelled comments, to find toxic words.",
+)
+@click.option("--mining-source", multiple=True, help="Use only these `source` values of --mining.")
+@click.option("--column", default="text", show_default=True, help="Text column of all files.")
+@click.option("--encoder", default="minilm", show_default=True, help="Tells words that mean alike.")
+@config_options(WarmStartConfig)
+@run_options
+def warm_start(
+    toxic: tuple[Path, ...],
+    clean: tuple[Path, ...],
+    plain: tuple[Path, ...],
+    mining: tuple[Path, ...],
+    mining_source: tuple[str, ...],
+    column: str,
+    encoder: str,
+    out: Path | None,
+    resume: bool,
+    **settings: Any,
+) -> None:
+    """Make a small rewriter from nothing, for machines without a pretrained model.
+
+    Trains a byte-level BPE tokenizer and a Llama-shaped model to undo toxic noise put into clean
+    sentences. The noise is mined from the toxic pile; the piles need not be paired. Files are
+    Parquet, CSV or JSONL; of --plain, rows marked in a column `profane` are left out.
+
+    \b
+    Examples:
+      sro-edge warm-start --toxic toxic.parquet --clean neutral.parquet \\
+          --plain posts.parquet -o runs/warm-start
+      sro-edge warm-start --recipe recipes/default_bundle.toml
+    """
+    config = build_config(WarmStartConfig, settings)
+    needs("warm-start", "train", "torch", "transformers", "sklearn")
+    run = run_folder(out, "warm-start", resume)
+    from sro_edge.training.encoder import Encoder
+    from sro_edge.training.piles import read_labelled, read_plain, read_texts
+    from sro_edge.training.warm_start import Piles
+    from sro_edge.training.warm_start import warm_start as train
+
+    labelled = read_labelled(mining, column, sources=mining_source)
+    piles = Piles(
+        toxic=read_texts(toxic, column),
+        clean=read_texts(clean, column),
+        plain=read_plain(plain, column),
+        mining=(labelled.of(1), labelled.of(0)),
+    )
+    with training_progress(config.tokens, "tokens", ("loss",)) as progress:
+        model = train(piles, run, config, Encoder(encoder), progress=progress)
+    click.echo(model)

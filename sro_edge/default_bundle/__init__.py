@@ -1,0 +1,1 @@
+"""The embedded bundle: the models that work right after install."""

@@ -1,0 +1,23 @@
+"""The word-deleting baseline: a comment without its toxic words. The engine's last resort."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_WORD = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*")
+_TIDY = ((re.compile(r"\s+([,.!?;:])"), r"\1"), (re.compile(r"([,;:])(?:\s*[,;:])+"), r"\1"))
+
+
+def delete_words(text: str, lexicon: Mapping[str, float]) -> str:
+    """``text`` without the words of ``lexicon`` (lower-case keys), white space and commas tidied.
+
+    The text comes back unchanged where no word of it is in the lexicon.
+    """
+    kept = _WORD.sub(lambda m: "" if m.group().lower() in lexicon else m.group(), text)
+    if kept == text:
+        return text
+    kept = " ".join(kept.split())
+    for pattern, replacement in _TIDY:
+        kept = pattern.sub(replacement, kept)
+    return kept.lstrip(",.;: ").strip()

@@ -1,0 +1,38 @@
+"""What a candidate must show before its toxicity is even asked: not empty, no echo, nothing lost."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from sro_edge.segments import protected
+
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_REFUSAL = re.compile(
+    r"\b(?:as an ai|language model|i (?:can(?:no|')t|am unable to|won't) (?:help|assist|rewrite|fulfil"
+    r"|comply|provide)|i'm sorry,? but|i apologi[sz]e,? but)\b",
+    re.IGNORECASE,
+)
+
+
+def is_refusal(answer: str, comment: str) -> bool:
+    """Whether the model declined; a comment that itself speaks so is not held against it."""
+    return bool(_REFUSAL.search(answer)) and not _REFUSAL.search(comment)
+
+
+def survives(answer: str, comment: str) -> bool:
+    """Whether every URL, handle, e-mail address and number of ``comment`` stands in ``answer``.
+
+    Numbers must be the very same, so none may be added either.
+    """
+    lost = Counter(protected(comment)) - Counter(protected(answer))
+    return not lost and Counter(_NUMBER.findall(comment)) == Counter(_NUMBER.findall(answer))
+
+
+def is_degenerate(answer: str, comment: str) -> bool:
+    """Empty, without a letter, an echo of the comment, or one word over and over."""
+    words = answer.lower().split()
+    if not any(c.isalpha() for c in answer) or words == comment.lower().split():
+        return True
+    repeated = max(Counter(zip(words, words[1:], words[2:], strict=False)).values(), default=0)
+    return repeated > 2

@@ -1,0 +1,310 @@
+"""A GGUF model in llama.cpp: loading, tokens, and one context that many sequences share.
+
+All ctypes of the package is here; :mod:`sro_edge.detoxifier` decides what to decode when.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import weakref
+from collections import deque
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sro_edge.errors import BundleError, ModelError
+
+Device = Literal["auto", "cpu", "cuda"]
+Floats = npt.NDArray[np.float32]
+
+_BATCH_TOKENS = 512  # tokens of one step; longer prompts are read over several steps
+_ALL_LAYERS = 9999
+_ERROR, _CONTINUED = 4, 5  # ggml log levels
+
+
+class Llama:
+    """A loaded model and its context.
+
+    Args:
+        path: the GGUF file.
+        threads: CPU threads.
+        device: ``auto`` uses the GPU where llama.cpp was built for one.
+        sequences: how many sequences the context keeps apart.
+        longest: tokens of the longest sequence.
+        cells: tokens of all sequences together; a token shared by sequences counts once.
+
+    Raises:
+        BundleError: llama.cpp cannot read the file.
+        ModelError: the device, or a context of these sizes, cannot be had.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int,
+        device: Device,
+        sequences: int,
+        longest: int,
+        cells: int,
+    ) -> None:
+        """Load the model and make the context."""
+        self._lib = _library()
+        model = _load_model(self._lib, path, device)
+        try:
+            trained = self._lib.llama_model_n_ctx_train(model)
+            if longest > trained:
+                raise ModelError(
+                    f"prompt and answer may have {longest} tokens together, but {path} was trained "
+                    f"for {trained}; lower max_prompt_tokens or max_new_tokens"
+                )
+            self._context = _make_context(self._lib, model, threads, sequences, cells)
+        except BaseException:
+            self._lib.llama_model_free(model)
+            raise
+        self._finalizer = weakref.finalize(self, _free, self._lib, self._context, model)
+        self._memory = self._lib.llama_get_memory(self._context)
+        self._vocab = self._lib.llama_model_get_vocab(model)
+        self._pieces: dict[int, bytes] = {}
+        self._bias, self.end_tokens = self._read_vocabulary()
+        self.batch = Batch(self._lib, self._lib.llama_n_batch(self._context))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the memory was given back; every other call would then crash."""
+        return not self._finalizer.alive
+
+    def close(self) -> None:
+        """Free context and model; safe to call twice."""
+        self._finalizer()
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        """Token ids of ``text``; control tokens in it are recognised only on ``parse_special``."""
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 2
+        while True:
+            ids = (ctypes.c_int32 * room)()
+            count = self._lib.llama_tokenize(
+                self._vocab, data, len(data), ids, room, False, parse_special
+            )
+            if count >= 0:
+                return ids[:count]
+            room = -count
+
+    def text(self, tokens: list[int]) -> str:
+        """What ``tokens`` spell; control tokens spell nothing, broken UTF-8 becomes U+FFFD."""
+        return b"".join(self._piece(token) for token in tokens).decode("utf-8", "replace")
+
+    def decode(self) -> Floats:
+        """Run the batch.
+
+        Returns:
+            Logits (R, V) of the rows asked for, in the order of the batch; minus infinity where a
+            token must never be drawn (control tokens that end nothing).
+
+        Raises:
+            ModelError: llama.cpp refused the batch.
+        """
+        code = self._lib.llama_decode(self._context, self.batch.struct)
+        if code != 0:
+            raise ModelError(
+                f"llama.cpp could not decode a batch (code {code}: {_last_error()}); "
+                "use fewer slots or a smaller model if memory is short"
+            )
+        shape = (self.batch.rows, len(self._bias))
+        if not self.batch.rows:
+            return np.empty(shape, dtype=np.float32)
+        pointer = self._lib.llama_get_logits(self._context)
+        logits: Floats = np.ctypeslib.as_array(pointer, shape=shape) + self._bias
+        return logits
+
+    def copy(self, source: int, target: int) -> None:
+        """Let sequence ``target``, which must be empty, share all tokens of ``source``."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def drop(self, sequence: int) -> None:
+        """Empty a sequence."""
+        self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def drop_all(self) -> None:
+        """Empty every sequence."""
+        self._lib.llama_memory_clear(self._memory, False)
+
+    def _piece(self, token: int) -> bytes:
+        if token not in self._pieces:
+            buffer = ctypes.create_string_buffer(64)
+            length = self._lib.llama_token_to_piece(self._vocab, token, buffer, 64, 0, False)
+            if length < 0:
+                buffer = ctypes.create_string_buffer(-length)
+                length = self._lib.llama_token_to_piece(
+                    self._vocab, token, buffer, -length, 0, False
+                )
+            self._pieces[token] = buffer.raw[:length]
+        return self._pieces[token]
+
+    def _read_vocabulary(self) -> tuple[Floats, frozenset[int]]:
+        """What to add to logits (V,) so that no control token is drawn; and the end tokens."""
+        lib = self._lib
+        barred = (
+            lib.LLAMA_TOKEN_ATTR_CONTROL
+            | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+            | lib.LLAMA_TOKEN_ATTR_UNUSED
+        )
+        size = lib.llama_vocab_n_tokens(self._vocab)
+        ends = frozenset(t for t in range(size) if lib.llama_vocab_is_eog(self._vocab, t))
+        bias = np.zeros(size, dtype=np.float32)
+        for token in range(size):
+            if token not in ends and lib.llama_vocab_get_attr(self._vocab, token) & barred:
+                bias[token] = -np.inf
+        return bias, ends
+
+
+class Batch:
+    """A llama_batch over numpy arrays, so that runs of tokens are written as slices."""
+
+    def __init__(self, lib: Any, size: int) -> None:
+        """Room for ``size`` tokens."""
+        self.rows = 0
+        self._token = np.zeros(size, dtype=np.int32)
+        self._position = np.zeros(size, dtype=np.int32)
+        self._sequence = np.zeros(size, dtype=np.int32)
+        self._logits = np.zeros(size, dtype=np.int8)
+        self._one = np.ones(size, dtype=np.int32)
+        offsets = np.arange(size, dtype=np.uintp) * self._sequence.itemsize
+        self._sequence_address = offsets + np.uintp(self._sequence.ctypes.data)
+        kinds = dict(lib.llama_batch._fields_)
+        self.struct = lib.llama_batch(
+            n_tokens=0,
+            token=self._token.ctypes.data_as(kinds["token"]),
+            pos=self._position.ctypes.data_as(kinds["pos"]),
+            n_seq_id=self._one.ctypes.data_as(kinds["n_seq_id"]),
+            seq_id=self._sequence_address.ctypes.data_as(kinds["seq_id"]),
+            logits=self._logits.ctypes.data_as(kinds["logits"]),
+        )
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self.struct.n_tokens = 0
+        self.rows = 0
+
+    def add(self, tokens: list[int], position: int, sequence: int, logits: bool) -> int:
+        """Append as many ``tokens`` as fit, which may be none; return how many.
+
+        Args:
+            tokens: what the sequence reads next.
+            position: place of the first of them in the sequence.
+            sequence: number of the sequence.
+            logits: whether the last of ``tokens``, once it fits, is to give a row of logits.
+        """
+        start: int = self.struct.n_tokens
+        count = min(len(tokens), len(self._token) - start)
+        stop = start + count
+        self._token[start:stop] = tokens[:count]
+        self._position[start:stop] = np.arange(position, position + count)
+        self._sequence[start:stop] = sequence
+        self._logits[start:stop] = 0
+        if logits and count == len(tokens):
+            self._logits[stop - 1] = 1
+            self.rows += 1
+        self.struct.n_tokens = stop
+        return count
+
+
+def physical_cores() -> int:
+    """Cores this process may run on, the hyper-threads of one core counted once."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # only Linux has it
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(topology.read_text("ascii"))
+        except OSError:
+            cores.add(str(cpu))
+    return len(cores)
+
+
+def _load_model(lib: Any, path: Path, device: Device) -> Any:
+    offload = lib.llama_supports_gpu_offload()
+    if device == "cuda" and not offload:
+        raise ModelError(
+            "device 'cuda' was asked for, but the installed llama-cpp-python was built for the CPU "
+            'only: run  CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir '
+            "llama-cpp-python  or use device 'cpu'"
+        )
+    params = lib.llama_model_default_params()
+    no_devices = (ctypes.c_void_p * 1)()
+    if device == "cpu" or not offload:
+        params.n_gpu_layers = 0
+        params.devices = ctypes.cast(no_devices, ctypes.c_void_p)
+    else:
+        params.n_gpu_layers = _ALL_LAYERS
+    _errors.clear()
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise BundleError(
+            f"{path} cannot be loaded by llama.cpp ({'; '.join(_errors) or 'no reason given'}); "
+            "export or copy the bundle again"
+        )
+    return model
+
+
+def _make_context(lib: Any, model: Any, threads: int, sequences: int, cells: int) -> Any:
+    most = lib.llama_max_parallel_sequences()
+    if sequences > most:
+        raise ModelError(f"{sequences} sequences were asked for, llama.cpp keeps at most {most}")
+    params = lib.llama_context_default_params()
+    params.n_ctx = cells
+    params.n_batch = params.n_ubatch = max(_BATCH_TOKENS, sequences)
+    params.n_seq_max = sequences
+    params.n_outputs_max = sequences  # else llama.cpp reserves memory for a whole batch of logits
+    params.n_threads = params.n_threads_batch = threads
+    params.kv_unified = True  # a copied sequence then shares its tokens with the original
+    _errors.clear()
+    context = lib.llama_init_from_model(model, params)
+    if not context:
+        raise ModelError(
+            f"llama.cpp could not make a context of {cells} tokens ({_last_error()}); "
+            "use fewer slots or lower limits"
+        )
+    return context
+
+
+def _free(lib: Any, context: Any, model: Any) -> None:
+    lib.llama_free(context)
+    lib.llama_model_free(model)
+
+
+_errors: deque[str] = deque(maxlen=4)
+_log_level = 0
+
+
+@functools.cache
+def _library() -> Any:
+    """The llama_cpp module, initialised, its log kept off the terminal."""
+    import llama_cpp
+
+    llama_cpp.llama_log_set(_log_callback(llama_cpp), None)
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@functools.cache  # keeps the callback alive for as long as llama.cpp may call it
+def _log_callback(lib: Any) -> Any:
+    def remember(level: int, text: bytes, _user_data: object) -> None:
+        global _log_level
+        _log_level = _log_level if level == _CONTINUED else level
+        if _log_level == _ERROR:
+            _errors.append(text.decode("utf-8", "replace").strip())
+
+    return lib.llama_log_callback(remember)
+
+
+def _last_error() -> str:
+    return _errors[-1] if _errors else "it gave no reason"

@@ -1,0 +1,424 @@
+"""The engine: screen -> rewrite -> guard -> re-screen -> retry, one frozen record a comment.
+
+Only toxic sentences of a comment are rewritten, and nothing inside them that must survive; the rest
+of the comment is byte-identical. All comments of a chunk go through one round together, so that
+llama.cpp always has many sequences in flight and the screener full batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sro_edge.bundle import Bundle, Thresholds
+from sro_edge.deletion import delete_words
+from sro_edge.guards import is_degenerate, is_refusal, survives
+from sro_edge.screener import Scores, passes
+from sro_edge.segments import Span, protected_spans, sentences
+
+if TYPE_CHECKING:
+    from sro_edge.detoxifier import Candidate, Detoxifier
+    from sro_edge.screener import Screener
+
+POLICIES = ("null", "mask", "keep")
+MASK = "[removed]"
+_CHUNK = 2048  # comments screened and rewritten together
+_CACHE = 20_000  # records kept for comments that come again
+_CACHE_CHARS = 1_000  # longer comments are not kept
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What became of one comment.
+
+    Args:
+        text: the reworded comment, the comment itself when clean, or None.
+        status: ``clean``, ``rewritten``, ``unresolved`` or ``empty``.
+        reason: of an unresolved comment: ``toxic`` (no candidate passed the screener),
+            ``meaning`` (none of those that did kept meaning, fluency and what must survive),
+            ``abstained`` (the model declined), ``too_long``, ``error``.
+        engine: what made the text: ``greedy``, ``sample`` or ``delete``.
+        toxicity_before: screener's probability for the comment.
+        toxicity_after: the same for ``text``.
+        similarity: cosine of the embeddings of comment and ``text``.
+        fluency: screener's probability that ``text`` is fluent.
+        attempts: generation rounds spent.
+    """
+
+    text: str | None
+    status: str
+    reason: str | None = None
+    engine: str | None = None
+    toxicity_before: float | None = None
+    toxicity_after: float | None = None
+    similarity: float | None = None
+    fluency: float | None = None
+    attempts: int = 0
+
+
+@dataclass
+class _Piece:
+    """A toxic span on its way: what it was, and what it became."""
+
+    span: Span
+    text: str
+    answer: str | None = None
+    engine: str | None = None
+    reason: str = "toxic"
+
+
+@dataclass
+class _Job:
+    """A toxic comment on its way through the rounds."""
+
+    text: str
+    toxicity: float
+    candidates: list[tuple[float, Span]] = field(default_factory=list)  # sentences not yet touched
+    pieces: list[_Piece] = field(default_factory=list)
+    attempts: int = 0
+    done: Rewrite | None = None
+
+    def assembled(self, mask: str | None = None) -> str:
+        """The comment with its rewritten pieces, or with ``mask`` in the place of each piece."""
+        out, end = [], 0
+        for piece in sorted(self.pieces, key=lambda p: p.span.start):
+            new = mask if mask is not None else piece.answer
+            out += [self.text[end : piece.span.start], piece.text if new is None else new]
+            end = piece.span.end
+        return "".join([*out, self.text[end:]])
+
+
+class Rewriter:
+    """Rewords toxic comments with the models of a bundle.
+
+    Args:
+        bundle: the opened bundle.
+        screener: its screener.
+        detoxifier: its rewriter.
+        thresholds: what a rewrite must reach; default: the bundle's.
+        max_attempts: generation rounds: the first greedy, the others sampled best-of-n; after
+            them the toxic words are deleted, and what then still fails is unresolved.
+        on_unresolved: text of an unresolved comment: ``null``, ``mask`` or ``keep``.
+        seed: of the sampling.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        screener: Screener,
+        detoxifier: Detoxifier,
+        *,
+        thresholds: Thresholds | None = None,
+        max_attempts: int = 3,
+        on_unresolved: str = "null",
+        seed: int = 0,
+    ) -> None:
+        if max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {max_attempts}")
+        if on_unresolved not in POLICIES:
+            raise ValueError(f"on_unresolved must be one of {POLICIES}, not {on_unresolved!r}")
+        self.bundle, self.screener, self.detoxifier = bundle, screener, detoxifier
+        self.thresholds = thresholds or bundle.thresholds
+        self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
+        self.lexicon = bundle.lexicon()
+        self._known: OrderedDict[str, Rewrite] = OrderedDict()
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Bundle | str | Path | None = None,
+        *,
+        threshold: float | None = None,
+        max_attempts: int | None = None,
+        on_unresolved: str = "null",
+        seed: int = 0,
+        threads: int | None = None,
+        device: str = "auto",
+    ) -> Rewriter:
+        """Open a bundle (default: the embedded one) and its two models.
+
+        Args:
+            bundle: a :class:`Bundle` or its folder.
+            threshold: highest toxicity that passes, in place of the bundle's.
+            max_attempts: generation rounds (default 3).
+            on_unresolved: see :class:`Rewriter`.
+            seed: of the sampling.
+            threads: CPU threads (default: all cores).
+            device: ``auto``, ``cpu`` or ``cuda``.
+
+        Raises:
+            BundleError: the bundle is incomplete or changed.
+            MissingExtraError: no ONNX Runtime is installed.
+            ModelError: the device or a model cannot be used.
+        """
+        from sro_edge.detoxifier import Detoxifier
+        from sro_edge.screener import Screener
+
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        thresholds = opened.thresholds
+        if threshold is not None:
+            thresholds = dataclasses.replace(thresholds, toxicity=threshold)
+        screener = Screener(opened.screener, threads=threads, device=device)
+        detoxifier = Detoxifier(
+            opened.detoxifier,
+            opened.prompt,
+            threads=threads,
+            device=device,
+            max_new_tokens=opened.sampling.max_new_tokens,
+        )
+        return cls(
+            opened,
+            screener,
+            detoxifier,
+            thresholds=thresholds,
+            max_attempts=3 if max_attempts is None else max_attempts,
+            on_unresolved=on_unresolved,
+            seed=seed,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what a comment becomes, JSON-able: for manifests and resuming."""
+        return {
+            "bundle": self.bundle.name,
+            "bundle_version": self.bundle.version,
+            "bundle_digest": self.bundle.digest,
+            "thresholds": dataclasses.asdict(self.thresholds),
+            "max_attempts": self.max_attempts,
+            "on_unresolved": self.on_unresolved,
+            "seed": self.seed,
+        }
+
+    def rewrite(self, texts: Iterable[str | None]) -> Iterator[Rewrite]:
+        """One :class:`Rewrite` a text, in order, lazily; None and blank texts are ``empty``."""
+        stream = iter(texts)
+        while chunk := list(islice(stream, _CHUNK)):
+            new = list(dict.fromkeys(t for t in chunk if t and t.strip() and t not in self._known))
+            results = dict(zip(new, self._rewrite_all(new), strict=True))
+            for text in chunk:
+                if text is None or not text.strip():
+                    yield Rewrite(text=text, status="empty")
+                else:
+                    yield results.get(text) or self._known[text]
+            self._remember(results)
+
+    def _remember(self, results: dict[str, Rewrite]) -> None:
+        self._known.update((t, r) for t, r in results.items() if len(t) <= _CACHE_CHARS)
+        while len(self._known) > _CACHE:
+            self._known.popitem(last=False)
+
+    def _rewrite_all(self, texts: Sequence[str]) -> list[Rewrite]:
+        """One round after the other over the toxic ones among distinct, non-blank ``texts``."""
+        if not texts:
+            return []
+        before = self.screener.score(texts).toxicity
+        jobs: dict[int, _Job] = {}
+        results: list[Rewrite | None] = [None] * len(texts)
+        for i, (text, toxicity) in enumerate(zip(texts, before.tolist(), strict=True)):
+            if passes(toxicity, self.thresholds.toxicity):
+                results[i] = Rewrite(
+                    text, "clean", toxicity_before=toxicity, toxicity_after=toxicity
+                )
+            else:
+                jobs[i] = _Job(text, toxicity)
+        self._find_pieces(list(jobs.values()))
+        for attempt in range(self.max_attempts + 1):
+            self._round([j for j in jobs.values() if not j.done], attempt)
+        self._give_up([j for j in jobs.values() if not j.done])
+        for i, job in jobs.items():
+            results[i] = job.done
+        return [r for r in results if r is not None]
+
+    def _find_pieces(self, jobs: Sequence[_Job]) -> None:
+        """Start every job with its failing sentences (or the worst one), cut around what survives."""
+        spans = [(job, span) for job in jobs for span in _free_spans(job.text)]
+        scores = self.screener.score([s.of(j.text) for j, s in spans]).toxicity
+        for (job, span), toxicity in zip(spans, scores.tolist(), strict=True):
+            job.candidates.append((toxicity, span))
+        for job in jobs:
+            job.candidates.sort(key=lambda c: -c[0])
+            while job.candidates and (
+                not job.pieces or not passes(job.candidates[0][0], self.thresholds.toxicity)
+            ):
+                self._take_next(job)
+
+    @staticmethod
+    def _take_next(job: _Job) -> None:
+        span = job.candidates.pop(0)[1]
+        job.pieces.append(_Piece(span, span.of(job.text)))
+
+    def _round(self, jobs: Sequence[_Job], attempt: int) -> None:
+        """One attempt at every open piece, then a second look at the comments put together."""
+        pieces = [p for j in jobs for p in j.pieces if p.answer is None]
+        engine = "greedy" if attempt == 0 else "sample" if attempt < self.max_attempts else "delete"
+        if pieces:
+            self._pick(pieces, self._candidates(pieces, engine, attempt), engine)
+        for job in jobs:
+            job.attempts = min(attempt + 1, self.max_attempts)
+        whole = [j for j in jobs if j.pieces and all(p.answer for p in j.pieces)]
+        self._settle(whole)
+        for job in whole:
+            if job.done:
+                continue
+            # Every piece passes and the whole does not: touch one more sentence, or start over.
+            if job.candidates:
+                self._take_next(job)
+            else:
+                for piece in job.pieces:
+                    piece.answer = None
+
+    def _candidates(
+        self, pieces: Sequence[_Piece], engine: str, attempt: int
+    ) -> dict[str, list[str]]:
+        """Piece text -> distinct candidates that are finished and lost nothing."""
+        from sro_edge.detoxifier import Request
+
+        texts = list(dict.fromkeys(p.text for p in pieces))
+        if engine == "delete":
+            return {t: [d] for t in texts if (d := delete_words(t, self.lexicon)) != t and d}
+        sampling = self.bundle.sampling
+        greedy = engine == "greedy"
+        requests = [
+            Request(
+                key=t,
+                prompt=t,
+                samples=1 if greedy else sampling.samples,
+                temperature=0.0 if greedy else sampling.temperature,
+                top_p=1.0 if greedy else sampling.top_p,
+                seed=self.seed + attempt,
+            )
+            for t in texts
+        ]
+        answers = {r.key: c for r, c in self.detoxifier.generate(requests)}
+        for piece in pieces:
+            piece.reason = _early_reason(answers[piece.text], piece.text) or piece.reason
+        return {
+            t: list(dict.fromkeys(c.text for c in found if c.finished))
+            for t, found in answers.items()
+        }
+
+    def _pick(
+        self, pieces: Sequence[_Piece], candidates: dict[str, list[str]], engine: str
+    ) -> None:
+        """Give each piece its best passing candidate by (1 - toxicity) x similarity x fluency."""
+        usable = {
+            t: [c for c in found if not is_degenerate(c, t) and survives(c, t)]
+            for t, found in candidates.items()
+        }
+        texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))
+        scores, row = self.screener.score(texts), {t: i for i, t in enumerate(texts)}
+        for piece in pieces:
+            best = 0.0
+            for answer in usable.get(piece.text, ()):
+                value, reason = self._value(scores, row[piece.text], row[answer])
+                if value > best:
+                    best, piece.answer, piece.engine = value, answer, engine
+                elif reason == "meaning":
+                    piece.reason = reason
+
+    def _value(self, scores: Scores, before: int, after: int) -> tuple[float, str | None]:
+        """Worth of a candidate, or 0 with the reason why it does not pass."""
+        toxicity = float(scores.toxicity[after])
+        if not passes(toxicity, self.thresholds.toxicity):
+            return 0.0, "toxic"
+        value = 1.0 - toxicity
+        if scores.embedding is not None:
+            similarity = float(scores.embedding[before] @ scores.embedding[after])
+            if similarity < self.thresholds.similarity:
+                return 0.0, "meaning"
+            value *= similarity
+        if scores.fluency is not None:
+            fluency = float(scores.fluency[after])
+            if fluency < scores.fluency[before] - self.thresholds.fluency_drop:
+                return 0.0, "meaning"
+            value *= fluency
+        return max(value, 1e-9), None
+
+    def _settle(self, jobs: Sequence[_Job]) -> None:
+        """Re-screen whole comments whose pieces are all rewritten; done are those that pass."""
+        if not jobs:
+            return
+        new = [job.assembled() for job in jobs]
+        scores = self.screener.score([*new, *(job.text for job in jobs)])
+        for i, (job, text) in enumerate(zip(jobs, new, strict=True)):
+            toxicity = float(scores.toxicity[i])
+            if not passes(toxicity, self.thresholds.toxicity):
+                continue
+            embedding = scores.embedding
+            engines = [p.engine for p in job.pieces]
+            job.done = Rewrite(
+                text,
+                "rewritten",
+                engine=next(e for e in ("delete", "sample", "greedy") if e in engines),
+                toxicity_before=job.toxicity,
+                toxicity_after=toxicity,
+                similarity=_dot(embedding, i, len(jobs) + i),
+                fluency=None if scores.fluency is None else float(scores.fluency[i]),
+                attempts=job.attempts,
+            )
+
+    def _give_up(self, jobs: Sequence[_Job]) -> None:
+        """Close what is left as unresolved, with the text that the user's policy gives it."""
+        for job in jobs:
+            open_pieces = [p for p in job.pieces if p.answer is None]
+            reason = open_pieces[0].reason if open_pieces else "toxic"
+            text, after = None, None
+            if self.on_unresolved == "keep":
+                text, after = job.text, job.toxicity
+            elif self.on_unresolved == "mask":
+                text, after = self._masked(job)
+            job.done = Rewrite(
+                text,
+                "unresolved",
+                reason=reason,
+                toxicity_before=job.toxicity,
+                toxicity_after=after,
+                attempts=job.attempts,
+            )
+
+    def _masked(self, job: _Job) -> tuple[str | None, float | None]:
+        for text in (job.assembled(MASK), MASK):
+            toxicity = float(self.screener.score([text]).toxicity[0])
+            if passes(toxicity, self.thresholds.toxicity):
+                return text, toxicity
+        return None, None
+
+
+def _free_spans(text: str) -> list[Span]:
+    """Sentences of ``text``, cut around what must survive, each with at least one letter."""
+    spans = []
+    for sentence in sentences(text):
+        start = sentence.start
+        for kept in [*protected_spans(text, sentence), Span(sentence.end, sentence.end)]:
+            part = _strip(text, start, kept.start)
+            if any(c.isalpha() for c in part.of(text)):
+                spans.append(part)
+            start = kept.end
+    return spans
+
+
+def _strip(text: str, start: int, end: int) -> Span:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return Span(start, end)
+
+
+def _early_reason(found: Sequence[Candidate], text: str) -> str | None:
+    """Why the model's answers cannot be used at all, if so."""
+    if not found:
+        return "too_long"
+    if all(not c.text or is_refusal(c.text, text) for c in found):
+        return "abstained"
+    return None
+
+
+def _dot(embedding: np.ndarray[Any, Any] | None, i: int, j: int) -> float | None:
+    return None if embedding is None else float(embedding[i] @ embedding[j])

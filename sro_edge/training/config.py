@@ -1,0 +1,86 @@
+"""Settings of the three trainings, with the help text of each; light to import, for the CLI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ScreenerConfig:
+    """How a screener is fine-tuned; defaults are the default bundle's."""
+
+    base: str = field(default="minilm", metadata={"help": "encoder: folder, hub name, or 'minilm'"})
+    epochs: float = field(default=1.0, metadata={"help": "passes over the labelled comments"})
+    batch_rows: int = field(default=48, metadata={"help": "rows a step"})
+    max_length: int = field(default=96, metadata={"help": "tokens of a comment used in training"})
+    learning_rate: float = field(default=8e-5, metadata={"help": "peak learning rate"})
+    fluency_rows: float = field(
+        default=0.5, metadata={"help": "fluency rows for each labelled row; 0 trains no fluency"}
+    )
+    fluency_weight: float = field(default=0.7, metadata={"help": "weight of the fluency loss"})
+    distill_weight: float = field(
+        default=2.0, metadata={"help": "weight of (1 - cosine) to the base encoder's embedding"}
+    )
+    freeze_embeddings: bool = field(default=True, metadata={"help": "keep the word embeddings"})
+    similarity: float = field(
+        default=0.6, metadata={"help": "meaning floor written for the bundle"}
+    )
+    seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Shape and schedule of a small rewriter; defaults are the default bundle's."""
+
+    vocabulary: int = field(default=8192, metadata={"help": "tokens of the BPE tokenizer"})
+    hidden_size: int = field(default=256, metadata={"help": "width of the model"})
+    layers: int = field(default=6, metadata={"help": "depth of the model"})
+    heads: int = field(default=4, metadata={"help": "attention heads"})
+    feed_forward: int = field(default=704, metadata={"help": "width of the feed-forward layers"})
+    max_length: int = field(default=128, metadata={"help": "longest prompt plus answer, tokens"})
+    tokens: int = field(default=8_000_000, metadata={"help": "training tokens, prompts included"})
+    batch_tokens: int = field(default=2560, metadata={"help": "tokens a step"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "peak learning rate"})
+    weight_decay: float = field(default=0.05, metadata={"help": "decoupled weight decay"})
+    optimizer: str = field(default="muon", metadata={"help": "muon (matrices only) or adamw"})
+    neutral_share: float = field(
+        default=0.35, metadata={"help": "share of targets from the clean pile; rest: plain text"}
+    )
+    seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no head divides."""
+        if self.hidden_size % self.heads:
+            raise ValueError(f"{self.hidden_size=} is no multiple of {self.heads=}")
+
+
+@dataclass(frozen=True)
+class SROConfig:
+    """How a policy is trained against the follower."""
+
+    steps: int = field(default=200, metadata={"help": "optimiser steps"})
+    comments: int = field(default=16, metadata={"help": "comments a step"})
+    samples: int = field(default=4, metadata={"help": "paraphrases sampled for each comment (K)"})
+    temperature: float = field(default=1.0, metadata={"help": "of the sampled paraphrases"})
+    max_new_tokens: int = field(default=96, metadata={"help": "longest paraphrase, tokens"})
+    beta: float = field(default=0.1, metadata={"help": "inverse temperature of the reward"})
+    label_smoothing: float = field(
+        default=0.1, metadata={"help": "epsilon of the loss; keeps the fail term finite"}
+    )
+    learning_rate: float = field(default=0.0, metadata={"help": "0: 2e-4 with LoRA, 3e-5 without"})
+    lora: bool | None = field(default=None, metadata={"help": "default: from 50 M parameters on"})
+    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
+    screener_flip_rate: float = field(
+        default=0.0,
+        metadata={"help": "share of verdicts turned round: the perturbation experiment"},
+    )
+    eval_every: int = field(default=25, metadata={"help": "steps between evaluations"})
+    eval_comments: int = field(default=128, metadata={"help": "held-out comments of an evaluation"})
+    seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if min(self.steps, self.comments, self.samples, self.eval_every) < 1:
+            raise ValueError("steps, comments, samples and eval_every must be at least 1")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing must lie in [0, 0.5), not {self.label_smoothing}")

@@ -1,0 +1,152 @@
+"""The follower: does a paraphrase pass? Toxicity, meaning and fluency, and no degenerate output.
+
+What the follower does not look at, the leader exploits ("ok ." is a perfect answer to a toxicity
+screener), so every output that the screener has takes part.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from sro_edge.bundle import Thresholds
+from sro_edge.errors import ModelError
+from sro_edge.guards import is_degenerate
+from sro_edge.training.encoder import mean_pool
+
+_TOXIC = {"toxic", "toxicity", "hate", "hateful", "offensive"}
+
+
+class Judgement(NamedTuple):
+    """What a classifier says of texts; ``fluency`` and ``embedding`` where it has them."""
+
+    toxicity: torch.Tensor  # (N,)
+    fluency: torch.Tensor | None  # (N,)
+    embedding: torch.Tensor | None  # (N, d), unit norm
+
+
+class Classifier:
+    """Any Hugging Face sequence classifier as a screener; label order is read from ``id2label``.
+
+    Args:
+        model: the classifier.
+        tokenizer: its tokenizer.
+        toxic_label: name of the label that means toxic, where it is none of the usual ones.
+        max_length: tokens of a text that are read.
+
+    Raises:
+        ModelError: no label is recognised as the toxic one.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, toxic_label: str | None = None, max_length: int = 128
+    ) -> None:
+        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        labels = {str(v).lower(): int(k) for k, v in model.config.id2label.items()}
+        wanted = {toxic_label.lower()} if toxic_label else _TOXIC
+        found = [i for label, i in labels.items() if label in wanted]
+        if len(found) != 1:
+            raise ModelError(
+                f"none of the screener's labels ({', '.join(labels)}) is known to mean toxic; "
+                "name it with --toxic-label"
+            )
+        self.toxic, self.fluent = found[0], labels.get("fluent")
+        self.sigmoid = model.config.problem_type == "multi_label_classification"
+        self.embeds = getattr(model.config, "sro_embedding", None) == "mean"
+
+    @classmethod
+    def load(cls, name: str | Path, toxic_label: str | None = None) -> Classifier:
+        """Open the classifier in folder (or of hub name) ``name``."""
+        model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model, AutoTokenizer.from_pretrained(name), toxic_label)
+
+    @torch.inference_mode()
+    def judge(self, texts: Sequence[str], batch: int = 64) -> Judgement:
+        """Scores of ``texts``, in order; the embedding is the mean of the last hidden states."""
+        self.model.eval()
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        toxicity, fluency = torch.empty(len(texts)), torch.empty(len(texts))
+        embedding = torch.empty(len(texts), self.model.config.hidden_size)
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            encoded = self.tokenizer(
+                [texts[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            ).to(self.model.device)
+            out = self.model(**encoded, output_hidden_states=self.embeds)
+            logits = out.logits.float()
+            p = (logits.sigmoid() if self.sigmoid else logits.softmax(-1)).cpu()
+            toxicity[rows] = p[:, self.toxic]
+            if self.fluent is not None:
+                fluency[rows] = p[:, self.fluent]
+            if self.embeds:
+                embedding[rows] = mean_pool(out.hidden_states[-1], encoded["attention_mask"]).cpu()
+        return Judgement(
+            toxicity,
+            fluency if self.fluent is not None else None,
+            embedding if self.embeds else None,
+        )
+
+
+class Verdicts(NamedTuple):
+    """Of N paraphrases: which pass (bool), toxicity, and similarity and fluency where known."""
+
+    passed: torch.Tensor
+    toxicity: torch.Tensor
+    similarity: torch.Tensor | None
+    fluency: torch.Tensor | None
+
+
+@dataclass
+class Follower:
+    """Answers pass or fail for paraphrases of comments.
+
+    Args:
+        classifier: the screener.
+        thresholds: see :class:`~sro_edge.bundle.Thresholds`.
+        flip_rate: share of verdicts turned round at random: the paper's perturbation experiment.
+        seed: of these flips.
+    """
+
+    classifier: Classifier
+    thresholds: Thresholds
+    flip_rate: float = 0.0
+    seed: int = 0
+
+    def verdicts(
+        self, comments: Sequence[str], answers: Sequence[str], finished: Sequence[bool]
+    ) -> Verdicts:
+        """Judge ``answers[i]`` as a paraphrase of ``comments[i]``; cut-off answers fail."""
+        texts = list(dict.fromkeys([*comments, *answers]))
+        row = {t: i for i, t in enumerate(texts)}
+        x = torch.tensor([row[t] for t in comments])
+        y = torch.tensor([row[t] for t in answers])
+        seen = self.classifier.judge(texts)
+        limits = self.thresholds
+        passed = seen.toxicity[y] <= limits.toxicity
+        similarity = fluency = None
+        if seen.embedding is not None:
+            similarity = (seen.embedding[x] * seen.embedding[y]).sum(-1)
+            passed &= similarity >= limits.similarity
+        if seen.fluency is not None:
+            fluency = seen.fluency[y]
+            passed &= fluency >= seen.fluency[x] - limits.fluency_drop
+        sound = [
+            done and not is_degenerate(a, c)
+            for c, a, done in zip(comments, answers, finished, strict=True)
+        ]
+        passed &= torch.tensor(sound)
+        if self.flip_rate:
+            rng = random.Random(f"{self.seed}/{len(texts)}/{answers[0]}")
+            passed ^= torch.tensor([rng.random() < self.flip_rate for _ in answers])
+        return Verdicts(passed, seen.toxicity[y], similarity, fluency)

@@ -1,0 +1,277 @@
+"""The screener: one encoder, three answers in one pass.
+
+Toxicity (from labelled comments), fluency (whole sentences against corrupted copies of them) and a
+sentence embedding kept close to the base encoder's by distillation. It is saved as a plain Hugging
+Face sequence classifier with the labels ``toxic`` and ``fluent`` (a sigmoid each); the embedding is
+the mean of its last hidden states.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from sro_edge.bundle import Thresholds
+from sro_edge.training import checkpoint
+from sro_edge.training.config import ScreenerConfig
+from sro_edge.training.corruption import Corruptor
+from sro_edge.training.encoder import mean_pool, resolve
+from sro_edge.training.follower import Classifier
+from sro_edge.training.metrics import best_f1_threshold, classification_report
+from sro_edge.training.piles import Labelled, clean_sentences, fold, words
+
+LABELS = ("toxic", "fluent")
+UNKNOWN = -1.0  # label of an answer that a row does not train
+
+
+class Row(NamedTuple):
+    """One text with its labels; :data:`UNKNOWN` where it has none."""
+
+    text: str
+    toxic: float
+    fluent: float
+
+
+def make_rows(
+    train: Labelled, sentences: Sequence[str], config: ScreenerConfig, epoch: int
+) -> list[Row]:
+    """The shuffled rows of one epoch: labelled comments, and whole and broken sentences."""
+    rng = random.Random(f"{config.seed}/{epoch}")
+    rows = [Row(t, float(y), UNKNOWN) for t, y in zip(train.texts, train.labels, strict=True)]
+    wanted = int(config.fluency_rows * len(rows)) if sentences else 0
+    vocabulary = [w for s in rng.sample(sentences, min(2000, len(sentences))) for w in words(s)]
+    corruptor = Corruptor(vocabulary)
+    for _ in range(wanted):
+        sentence = rng.choice(sentences)
+        broken = corruptor.corrupt(sentence, rng) if rng.random() < 0.55 else None
+        rows.append(Row(broken or sentence, UNKNOWN, 0.0 if broken else 1.0))
+    rng.shuffle(rows)
+    return rows
+
+
+def batches(
+    train: Labelled, sentences: Sequence[str], config: ScreenerConfig, skip: int = 0
+) -> Iterator[list[Row]]:
+    """Endless batches of rows of like length; deterministic, resumable by step."""
+    epoch = 0
+    while True:
+        rows = make_rows(train, sentences, config, epoch)
+        epoch += 1
+        span = config.batch_rows * 40
+        for start in range(0, len(rows), span):
+            pool = sorted(rows[start : start + span], key=lambda r: len(r.text))
+            chunks = [
+                pool[i : i + config.batch_rows] for i in range(0, len(pool), config.batch_rows)
+            ]
+            random.Random(f"{epoch}/{start}").shuffle(chunks)
+            for chunk in chunks:
+                if skip:
+                    skip -= 1
+                else:
+                    yield chunk
+
+
+def load_classifier(base: str) -> tuple[Any, Any]:
+    """A sequence classifier with our two labels on top of ``base``, and its tokenizer."""
+    folder = resolve(base)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=len(LABELS),
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: i for i, label in enumerate(LABELS)},
+        problem_type="multi_label_classification",
+        use_safetensors=True,
+        attn_implementation="eager",  # on short rows the CPU's fused backward is slower
+    )
+    model.config.sro_embedding = "mean"
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def screener_loss(
+    model: Any, teacher: Any, tokenizer: Any, rows: Sequence[Row], config: ScreenerConfig
+) -> dict[str, torch.Tensor]:
+    """Binary cross entropy of both labels where known, plus distillation of the embedding."""
+    encoded = tokenizer(
+        [r.text for r in rows],
+        padding=True,
+        truncation=True,
+        max_length=config.max_length,
+        return_tensors="pt",
+    ).to(model.device)
+    targets = torch.tensor([[r.toxic, r.fluent] for r in rows], device=model.device)  # (B, 2)
+    with torch.autocast(model.device.type, torch.bfloat16):
+        out = model(**encoded, output_hidden_states=True)
+        with torch.no_grad():
+            reference = teacher(**encoded).last_hidden_state
+    known = (targets != UNKNOWN).float()
+    losses = F.binary_cross_entropy_with_logits(
+        out.logits.float(), targets.clamp_min(0), reduction="none"
+    )
+    toxic, fluent = (losses * known).sum(0) / known.sum(0).clamp_min(1)
+    mask = encoded["attention_mask"]
+    student = mean_pool(out.hidden_states[-1], mask)
+    distill = 1 - (student * mean_pool(reference, mask)).sum(-1).mean()
+    total = toxic + config.fluency_weight * fluent + config.distill_weight * distill
+    return {"loss": total, "toxic": toxic, "fluent": fluent, "distill": distill}
+
+
+def train_screener(
+    train: Labelled,
+    dev: Labelled,
+    sentences: Sequence[str],
+    dev_sentences: Sequence[str],
+    run: Path,
+    config: ScreenerConfig,
+    *,
+    test: Labelled | None = None,
+    progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    checkpoint_every: float = 120.0,
+) -> Path:
+    """Fine-tune a screener and write it as an HF folder ``run/model``.
+
+    Args:
+        train: labelled comments.
+        dev: labelled comments on which the thresholds are picked.
+        sentences: whole sentences of any toxicity for the fluency output; may be empty.
+        dev_sentences: held-out ones, for the fluency threshold.
+        run: folder of checkpoints, ``metrics.jsonl`` and the result; resumed from a checkpoint.
+        config: how to train.
+        test: labelled comments that are only reported on.
+        progress: called with the metrics of every logged step.
+        checkpoint_every: seconds between checkpoints.
+    """
+    torch.manual_seed(config.seed)
+    model, tokenizer = load_classifier(config.base)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = copy.deepcopy(model.base_model).eval().requires_grad_(False)
+    if config.freeze_embeddings:
+        model.base_model.embeddings.requires_grad_(False)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=0.01, fused=True)
+    rows = len(train.texts) + (int(config.fluency_rows * len(train.texts)) if sentences else 0)
+    steps = max(1, int(config.epochs * rows / config.batch_rows))
+    run.mkdir(parents=True, exist_ok=True)
+    state = checkpoint.load(run, model, [optimizer]) or {"step": 0}
+    started = saved = time.monotonic()
+    with (run / "metrics.jsonl").open("a") as log:
+        for chunk in batches(train, sentences, config, skip=state["step"]):
+            if state["step"] >= steps:
+                break
+            done = state["step"] / steps
+            optimizer.param_groups[0]["lr"] = config.learning_rate * min(
+                1, done / 0.05, 1.02 - done
+            )
+            model.train()
+            losses = screener_loss(model, teacher, tokenizer, chunk, config)
+            losses["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state["step"] += 1
+            if state["step"] % 25 == 0 or state["step"] == steps:
+                metrics = {
+                    **state,
+                    "steps": steps,
+                    **{k: round(v.item(), 4) for k, v in losses.items()},
+                    "seconds": round(time.monotonic() - started, 1),
+                }
+                log.write(json.dumps(metrics) + "\n")
+                log.flush()
+                progress(metrics)
+            if time.monotonic() - saved > checkpoint_every:
+                checkpoint.save(run, model, [optimizer], state)
+                saved = time.monotonic()
+    checkpoint.save(run, model, [optimizer], state)
+    return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
+
+
+def _finish(
+    classifier: Classifier,
+    dev: Labelled,
+    dev_sentences: Sequence[str],
+    run: Path,
+    config: ScreenerConfig,
+    test: Labelled | None,
+) -> Path:
+    """Pick the thresholds, measure, and write the model, ``thresholds.json`` and ``run.json``."""
+    scores = classifier.judge(dev.texts).toxicity.numpy()
+    toxicity = best_f1_threshold(np.array(dev.labels), scores)
+    drop, fluency = fluency_drop(classifier, dev_sentences, config.seed)
+    thresholds = Thresholds(toxicity, config.similarity, drop)
+    metrics = {"dev": classification_report(dev.labels, scores, dev.sources, toxicity), **fluency}
+    if test:
+        scores = classifier.judge(test.texts).toxicity.numpy()
+        metrics["test"] = classification_report(test.labels, scores, test.sources, toxicity)
+    out = run / "model"
+    classifier.model.save_pretrained(out)
+    classifier.tokenizer.save_pretrained(out)
+    (out / "thresholds.json").write_text(json.dumps(asdict(thresholds), indent=2))
+    (run / "run.json").write_text(
+        json.dumps({"kind": "screener", "config": asdict(config), "metrics": metrics}, indent=2)
+    )
+    return out
+
+
+def fluency_sentences(
+    plain: Sequence[str],
+    piles: Sequence[str],
+    most: int,
+    folds: tuple[float, float],
+    held_out: float = 0.02,
+) -> tuple[list[str], list[str]]:
+    """Whole sentences for the fluency output: to learn from, and held out.
+
+    Toxic comments take part, or fluency would become another word for clean; the piles count three
+    times, for theirs is the register that is rewritten.
+
+    Args:
+        plain: general text, cut into sentences, of which ``most`` are taken.
+        piles: comments.
+        most: sentences taken from ``plain``.
+        folds: shares of the hash between which a text is used.
+        held_out: share of these kept for measuring.
+    """
+    sentences = list(clean_sentences(plain))
+    random.Random(0).shuffle(sentences)
+    comments = list(clean_sentences(piles, high=40))
+    low, high = folds
+    border = high - held_out * (high - low)
+    mixed = [s for s in sentences[:most] + comments * 3 if low <= fold(s) < high]
+    unseen = [s for s in dict.fromkeys(mixed) if fold(s) >= border]
+    return [s for s in mixed if fold(s) < border], unseen[:1500]
+
+
+def fluency_drop(
+    classifier: Classifier, sentences: Sequence[str], seed: int, catch: float = 0.8
+) -> tuple[float, dict[str, Any]]:
+    """The fall of fluency from a sentence to its broken copy that ``catch`` of all copies reach.
+
+    Returns:
+        that fall, kept within [0.05, 0.5], and what was measured.
+    """
+    rng = random.Random(seed)
+    corruptor = Corruptor([w for s in sentences for w in words(s)])
+    pairs = [(s, b) for s in sentences if (b := corruptor.corrupt(s, rng))]
+    if not pairs:
+        return 0.2, {}
+    seen = classifier.judge([t for pair in pairs for t in pair]).fluency
+    if seen is None:
+        return 0.2, {}
+    whole, broken = seen[::2].numpy(), seen[1::2].numpy()
+    drop = float(np.clip(np.quantile(whole - broken, 1 - catch), 0.05, 0.5))
+    labels = np.concatenate([np.ones_like(whole), np.zeros_like(broken)])
+    report = classification_report(
+        labels.astype(int).tolist(), np.concatenate([whole, broken]), ["fluency"] * len(labels), 0.5
+    )
+    return round(drop, 3), {"fluency": report["all"]}

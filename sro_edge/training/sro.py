@@ -1,0 +1,332 @@
+"""Stackelberg response optimization: the leader rewrites, the follower answers pass or fail.
+
+One step: sample K paraphrases of each comment (rollout), judge them (follower), and make those
+that pass likelier than the toxic input echoed, those that fail less likely (objective). The
+reference is the policy before training: the same model with its LoRA adapter disabled, or a frozen
+copy of a small, fully fine-tuned one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sro_edge.errors import InputError, ModelError
+from sro_edge.training import checkpoint
+from sro_edge.training.config import SROConfig
+from sro_edge.training.follower import Follower, Verdicts
+from sro_edge.training.objective import answer_logprobs, sro_loss
+from sro_edge.training.rollout import Prompter, Sample, rollout
+from sro_edge.training.templates import template_for
+
+LORA_FROM = 50_000_000  # parameters from which LoRA is the default
+
+
+class Policy:
+    """The leader with its reference.
+
+    Args:
+        base: folder or hub name of a decoder-only causal language model.
+        config: decides between LoRA and full fine-tuning.
+
+    Raises:
+        ModelError: an encoder-decoder model, or one without a prompt template.
+    """
+
+    def __init__(self, base: str | Path, config: SROConfig) -> None:
+        self.base = str(base)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                base, use_safetensors=True, dtype=torch.float32
+            )
+        except ValueError as error:
+            raise ModelError(
+                f"{base} is no decoder-only causal language model, which rewriting with GGUF needs"
+            ) from error
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.template = template_for(self.tokenizer, base)
+        self.lora = config.lora
+        if self.lora is None:
+            self.lora = model.num_parameters() >= LORA_FROM
+        self.frozen: Any = None
+        if self.lora:
+            from peft import LoraConfig, get_peft_model
+
+            self.model: Any = get_peft_model(
+                model,
+                LoraConfig(
+                    task_type="CAUSAL_LM",
+                    r=config.lora_rank,
+                    lora_alpha=2 * config.lora_rank,
+                    target_modules="all-linear",
+                ),
+            )
+        else:
+            self.model = model
+            self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
+        self.prompter = Prompter(self.tokenizer, self.template)
+        self.learning_rate = config.learning_rate or (2e-4 if self.lora else 3e-5)
+
+    def logprobs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """log pi(answer | prompt) of each row, (B,), with gradient; dropout off."""
+        return _logprobs(self.model, batch)
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """log pi_ref(answer | prompt) of each row, (B,)."""
+        if self.frozen is not None:
+            return _logprobs(self.frozen, batch)
+        with self.model.disable_adapter():
+            return _logprobs(self.model, batch)
+
+    def save(self, run: Path) -> Path:
+        """Write ``run/adapter`` (LoRA) or ``run/model`` (full), with tokenizer and template."""
+        out = run / ("adapter" if self.lora else "model")
+        self.model.save_pretrained(out)
+        self.tokenizer.save_pretrained(out)
+        (out / "prompt.json").write_text(json.dumps(self.template.to_dict(), indent=2))
+        lexicon = Path(self.base) / "lexicon.json"
+        if lexicon.is_file():
+            (out / "lexicon.json").write_bytes(lexicon.read_bytes())
+        return out
+
+
+def _logprobs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    device = next(model.parameters()).device
+    logits = model(
+        input_ids=batch["input_ids"].to(device),
+        attention_mask=batch["attention_mask"].to(device),
+        use_cache=False,
+    ).logits
+    return answer_logprobs(logits, batch["labels"].to(device))
+
+
+def step_loss(
+    policy: Policy,
+    comments: Sequence[str],
+    samples: Sequence[Sample],
+    verdicts: Verdicts,
+    config: SROConfig,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Loss of one rollout and its metrics, under trl's names."""
+    prompter = policy.prompter
+    used = sorted(
+        {s.comment for s, ok in zip(samples, verdicts.passed.tolist(), strict=True) if ok}
+    )
+    rows: list[tuple[int, Sequence[int]]] = [(s.comment, s.ids) for s in samples]
+    rows += [(i, prompter.answer(comments[i])) for i in used]  # the input echoed, for r(x)
+    batch = prompter.collate(comments, rows)
+    logps = policy.logprobs(batch)
+    ratios = logps - policy.reference_logprobs(batch)
+    echo = {comment: len(samples) + k for k, comment in enumerate(used)}
+    # A failing sample's r(x) is not used: any row will do.
+    ratio_x = ratios[torch.tensor([echo.get(s.comment, 0) for s in samples])]
+    passed = verdicts.passed.to(ratios.device)
+    loss, margins = sro_loss(
+        ratios[: len(samples)],
+        ratio_x,
+        passed,
+        beta=config.beta,
+        label_smoothing=config.label_smoothing,
+    )
+    chosen = passed.nonzero().flatten()
+    metrics = {
+        "loss": loss.item(),
+        "pass_rate": verdicts.passed.float().mean().item(),
+        "rewards/margins": config.beta * margins.mean().item(),
+        "rewards/accuracies": (margins > 0).float().mean().item(),
+        "completions/mean_length": sum(len(s.ids) for s in samples) / len(samples),
+    }
+    if len(chosen):
+        metrics["logps/chosen"] = logps[chosen].mean().item()
+    if verdicts.similarity is not None:
+        metrics["similarity"] = verdicts.similarity.mean().item()
+    return loss, metrics
+
+
+def evaluate(
+    policy: Policy, follower: Follower, comments: Sequence[str], config: SROConfig
+) -> tuple[dict[str, float], list[Sample]]:
+    """Greedy rewrites of held-out comments: pass rate, and mean of what the follower sees."""
+    ordered = sorted(comments, key=len)
+    found: list[Sample] = []
+    for start in range(0, len(ordered), 32):
+        part = ordered[start : start + 32]
+        answers = rollout(
+            policy.model,
+            policy.prompter,
+            part,
+            samples=1,
+            temperature=0,
+            max_new_tokens=config.max_new_tokens,
+        )
+        found += [Sample(start + s.comment, s.ids, s.text, s.finished) for s in answers]
+    seen = follower.verdicts(
+        [ordered[s.comment] for s in found], [s.text for s in found], [s.finished for s in found]
+    )
+    metrics = {
+        "eval/pass_rate": seen.passed.float().mean().item(),
+        "eval/toxicity": seen.toxicity.mean().item(),
+    }
+    if seen.similarity is not None:
+        metrics["eval/similarity"] = seen.similarity.mean().item()
+    if seen.fluency is not None:
+        metrics["eval/fluency"] = seen.fluency.mean().item()
+        quality = (1 - seen.toxicity) * seen.fluency
+        if seen.similarity is not None:
+            quality = quality * seen.similarity
+        metrics["eval/quality"] = quality.mean().item()
+    return metrics, found
+
+
+def comment_batches(comments: Sequence[str], config: SROConfig) -> Iterator[list[str]]:
+    """Endless shuffled batches; the same for the same seed."""
+    epoch = 0
+    while True:
+        order = list(comments)
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)
+        epoch += 1
+        for start in range(0, len(order) - config.comments + 1, config.comments):
+            yield order[start : start + config.comments]
+
+
+def train_sro(
+    policy: Policy,
+    follower: Follower,
+    comments: Sequence[str],
+    held_out: Sequence[str],
+    run: Path,
+    config: SROConfig,
+    *,
+    judge: Follower | None = None,
+    progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    checkpoint_every: float = 120.0,
+) -> Path:
+    """Train ``policy`` against ``follower`` on toxic ``comments``; write it to ``run``.
+
+    Args:
+        policy: the leader, with its reference.
+        follower: the screener that answers pass or fail.
+        comments: the toxic pile.
+        held_out: toxic comments that are only evaluated on.
+        run: folder of checkpoints, ``metrics.jsonl`` and the result; resumed from a checkpoint.
+        config: how to train.
+        judge: another screener, trained on other data, that picks the best checkpoint; without
+            one the last is kept, for the follower is what training bends.
+        progress: called with the metrics of every step.
+        checkpoint_every: seconds between checkpoints.
+
+    Raises:
+        InputError: fewer comments than one step needs.
+    """
+    if len(comments) < config.comments or not held_out:
+        raise InputError(
+            f"{len(comments)} toxic comments and {len(held_out)} held out are too few for steps of "
+            f"{config.comments}; give more text or a smaller --comments"
+        )
+    model = policy.model
+    model.train()
+    for module in model.modules():  # dropout stays off: r must be 0 before the first step
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=policy.learning_rate, weight_decay=0.0)
+    run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    state: dict[str, Any] = checkpoint.load(run, model, [optimizer]) or {"step": 0, "best": None}
+    held_out = list(held_out)[: config.eval_comments]
+    started = saved = time.monotonic()
+    with (run / "metrics.jsonl").open("a") as log:
+
+        def report(metrics: dict[str, Any]) -> None:
+            metrics = {k: round(v, 5) if isinstance(v, float) else v for k, v in metrics.items()}
+            log.write(json.dumps(metrics) + "\n")
+            log.flush()
+            progress(metrics)
+
+        for step, batch in enumerate(comment_batches(comments, config)):
+            if step < state["step"]:
+                continue
+            if step % config.eval_every == 0 or step == config.steps:
+                report(
+                    {
+                        "step": step,
+                        **_evaluate_and_keep(policy, follower, judge, held_out, run, config, state),
+                    }
+                )
+            if step == config.steps:
+                break
+            samples = rollout(
+                model,
+                policy.prompter,
+                batch,
+                samples=config.samples,
+                temperature=config.temperature,
+                max_new_tokens=config.max_new_tokens,
+            )
+            verdicts = follower.verdicts(
+                [batch[s.comment] for s in samples],
+                [s.text for s in samples],
+                [s.finished for s in samples],
+            )
+            loss, metrics = step_loss(policy, batch, samples, verdicts, config)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+            optimizer.param_groups[0]["lr"] = policy.learning_rate * min(1.0, (step + 1) / 10)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state["step"] = step + 1
+            report({"step": step + 1, **metrics, "seconds": time.monotonic() - started})
+            if time.monotonic() - saved > checkpoint_every:
+                checkpoint.save(run, model, [optimizer], state)
+                saved = time.monotonic()
+    return _finish(policy, run, config, state)
+
+
+def _evaluate_and_keep(
+    policy: Policy,
+    follower: Follower,
+    judge: Follower | None,
+    held_out: Sequence[str],
+    run: Path,
+    config: SROConfig,
+    state: dict[str, Any],
+) -> dict[str, float]:
+    """Evaluate on held-out comments; keep the weights when the judge finds them the best so far."""
+    metrics, _ = evaluate(policy, follower, held_out, config)
+    quality = None
+    if judge is not None:
+        judged, _ = evaluate(policy, judge, held_out, config)
+        metrics |= {k.replace("eval/", "judge/"): v for k, v in judged.items()}
+        quality = judged.get("eval/quality", judged["eval/pass_rate"])
+    if quality is None or state["best"] is None or quality > state["best"]["quality"]:
+        checkpoint.save_weights(run / "best.safetensors", policy.model)
+        state["best"] = {"step": state["step"], "quality": quality, **metrics}
+    state.setdefault("first", metrics)
+    return metrics
+
+
+def _finish(policy: Policy, run: Path, config: SROConfig, state: dict[str, Any]) -> Path:
+    checkpoint.load_weights(run / "best.safetensors", policy.model)
+    out = policy.save(run)
+    record = {
+        "kind": "sro",
+        "base": policy.base,
+        "lora": policy.lora,
+        "learning_rate": policy.learning_rate,
+        "config": asdict(config),
+        "before": state["first"],
+        "kept": state["best"],
+    }
+    (run / "run.json").write_text(json.dumps(record, indent=2))
+    return out
