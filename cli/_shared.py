@@ -129,10 +129,12 @@ def _progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     elif console.is_terminal:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
-        columns = BarColumn(bar_width=12), TextColumn("{task.description}")
+        one_line = Column(no_wrap=True, overflow="ellipsis")
+        columns = BarColumn(10), TextColumn("{task.description}", table_column=one_line)
         with Bar(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("loading", total=None)
+            task = bar.add_task("starting", total=None)
 
             def show(state: Progress) -> None:
                 line = progress_line(state, time.monotonic() - started)

@@ -82,22 +82,21 @@ def rewrite(
       2         wrong usage
       130, 143  interrupted, terminated; run again to go on
     """
-    from sro_edge.dump import rewrite_dump
-    from sro_edge.parquet import Source
+    from sro_edge.dump import check, rewrite_dump
     from sro_edge.rewriter import Rewriter
 
     output = output or default_output(source, "detox")
-    Source(source, column)  # a wrong path or column shows before the models are loaded
+    check(source, output, column=column, overwrite=overwrite)
+    rewriter = Rewriter.load(
+        bundle,
+        threshold=threshold,
+        max_attempts=max_attempts,
+        on_unresolved=on_unresolved,
+        seed=seed,
+        threads=threads,
+        device=device,
+    )
     with resumable(quiet) as report:
-        rewriter = Rewriter.load(
-            bundle,
-            threshold=threshold,
-            max_attempts=max_attempts,
-            on_unresolved=on_unresolved,
-            seed=seed,
-            threads=threads,
-            device=device,
-        )
         summary = rewrite_dump(
             source,
             output,

@@ -45,20 +45,19 @@ def screen(
       2         wrong usage
       130, 143  interrupted, terminated; run again to go on
     """
+    from sro_edge.bundle import Bundle
+    from sro_edge.dump import check, screen_dump
     from sro_edge.screener import Screener
 
-    from sro_edge.bundle import Bundle
-    from sro_edge.dump import screen_dump
-    from sro_edge.parquet import Source
-
     output = output or default_output(source, "screened")
-    Source(source, column)  # a wrong path or column shows before the model is loaded
+    check(source, output, column=column, overwrite=overwrite)
+    opened = Bundle.load(bundle)
+    screener = Screener(opened.screener, threads=threads, device=device)
     with resumable(quiet) as report:
-        opened = Bundle.load(bundle)
         summary = screen_dump(
             source,
             output,
-            Screener(opened.screener, threads=threads, device=device),
+            screener,
             threshold=opened.thresholds.toxicity if threshold is None else threshold,
             settings={
                 "bundle": opened.name,

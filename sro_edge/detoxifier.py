@@ -307,45 +307,58 @@ def _sample(logits: Floats, slots: list[_Slot]) -> Iterator[tuple[_Slot, int, fl
     if not slots:
         return
     requests = [slot.job.request for slot in slots]
+    rows = np.arange(len(slots))
     tokens = logits.argmax(axis=1)  # (R,)
+    scaled = logits - logits[rows, tokens][:, None]  # (R, V), the likeliest token at 0
+    total = np.exp(scaled).sum(axis=1)
     hot = [row for row, request in enumerate(requests) if request.temperature > 0]
     if hot:
         tokens[hot] = _draw(
-            logits[hot],
+            scaled[hot],
             np.array([requests[row].temperature for row in hot], dtype=np.float32),
             np.array([requests[row].top_p for row in hot], dtype=np.float32),
-            np.array([slots[row].random.random() for row in hot]),
+            np.array([slots[row].random.getrandbits(64) for row in hot], dtype=np.uint64),
         )
-    rows = np.arange(len(slots))
-    peak = logits.max(axis=1)
-    total = np.exp(logits - peak[:, None]).sum(axis=1)
-    logprobs = logits[rows, tokens] - peak - np.log(total)
+    logprobs = scaled[rows, tokens] - np.log(total)
     yield from zip(slots, tokens.tolist(), logprobs.tolist(), strict=True)
 
 
 def _draw(
-    logits: Floats, temperature: Floats, top_p: Floats, uniform: npt.NDArray[np.float64]
+    logits: Floats, temperature: Floats, top_p: Floats, keys: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.intp]:
-    """Inverse-CDF draw per row from the nucleus of softmax(logits / temperature).
+    """Draw per row from the nucleus of softmax(logits / temperature), by the Gumbel-max trick.
 
-    The distribution function runs in the order of token ids, not of probabilities, so that two
-    nearly equal logits that change places change no draw.
+    Every token id has its own noise, so a change in the last bits of some logits changes a draw
+    only where two tokens nearly tie. Walking the distribution function would let it change more.
 
     Args:
-        logits: (R, V).
+        logits: (R, V), at most 0.
         temperature: (R,), above 0.
         top_p: (R,).
-        uniform: (R,) in [0, 1).
+        keys: (R,), the noise of each row.
     """
-    scaled = (logits - logits.max(axis=1, keepdims=True)) / temperature[:, None]
+    scaled = logits / temperature[:, None]
     probs = np.exp(scaled)
     probs /= probs.sum(axis=1, keepdims=True)
-    if (top_p < 1).any():
-        ordered = np.sort(probs, axis=1)[:, ::-1]
-        short = ordered.cumsum(axis=1) < top_p[:, None]
-        last = np.minimum(short.sum(axis=1), probs.shape[1] - 1)
-        probs[probs < ordered[np.arange(len(last)), last][:, None]] = 0
-    cdf = probs.cumsum(axis=1, dtype=np.float64)
-    target = np.minimum(uniform * cdf[:, -1], np.nextafter(cdf[:, -1], 0))
-    drawn: npt.NDArray[np.intp] = (cdf <= target[:, None]).sum(axis=1)
+    # Tokens below (1 - top_p) / V weigh less than 1 - top_p together: none is in the nucleus.
+    near = probs > ((1 - top_p) / probs.shape[1])[:, None]
+    drawn = np.empty(len(probs), dtype=np.intp)
+    for row, key in enumerate(keys):
+        tokens = np.flatnonzero(near[row])
+        weights = probs[row, tokens]
+        if top_p[row] < 1:
+            ordered = np.sort(weights)[::-1]
+            last = min(int(np.searchsorted(ordered.cumsum(), top_p[row])), len(ordered) - 1)
+            tokens = tokens[weights >= ordered[last]]
+        gumbel = -np.log(-np.log(_uniform(tokens, key)))
+        drawn[row] = tokens[np.argmax(scaled[row, tokens] + gumbel)]
     return drawn
+
+
+def _uniform(tokens: npt.NDArray[np.intp], key: np.uint64) -> npt.NDArray[np.float64]:
+    """A number in (0, 1) for every token id and key: SplitMix64 (Steele et al. 2014)."""
+    bits = tokens.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits ^= bits >> np.uint64(31)
+    return ((bits >> np.uint64(12)) + 0.5) * 2.0**-52

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sro_edge import __version__, parquet
-from sro_edge.checkpoints import WorkFolder, durable, move, write_json, writing
+from sro_edge.checkpoints import WorkFolder, durable, folder_of, move, write_json, writing
 from sro_edge.columns import Job, Rewriting, Screening
 from sro_edge.errors import InputError, OutputError
 
@@ -157,6 +157,19 @@ def screen_dump(
     return run(overwrite=overwrite, restart=restart)
 
 
+def check(source: Path, output: Path, *, column: str = "text", overwrite: bool = False) -> None:
+    """Raise what is wrong with the files before a model is loaded.
+
+    Raises:
+        InputError: ``source`` cannot be read as asked.
+        OutputError: ``output`` exists or cannot be written.
+    """
+    parquet.Source(source, column)
+    _check_places(source, output)
+    if not (overwrite or folder_of(output).exists()):
+        _refuse_existing(output)
+
+
 class _Run:
     """One source, one output, one job."""
 
@@ -192,10 +205,8 @@ class _Run:
         with WorkFolder.open(self.output, schema, self.asked, restart=restart) as work:
             assembled = work.manifest is not None and work.output.exists()
             published = work.manifest is not None and not assembled and self.output.exists()
-            if self.output.exists() and not (overwrite or published):
-                raise OutputError(
-                    f"{self.output} exists; choose another output or add --overwrite to replace it"
-                )
+            if not (overwrite or published):
+                _refuse_existing(self.output)
             resumed = self.source.rows if assembled or published else work.rows
             if not (assembled or published):
                 self.annotate(work)
@@ -315,6 +326,13 @@ def _with_own_bytes(values: tuple[Any, ...], comment: parquet.Comment) -> tuple[
     if comment.raw is None or values[0] != comment.text:
         return values
     return (comment.raw, *values[1:])
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise OutputError(
+            f"{output} exists; choose another output or add --overwrite to replace it"
+        )
 
 
 def _check_places(source: Path, output: Path) -> None:

@@ -2,7 +2,7 @@
 
 
 class SroEdgeError(Exception):
-    """Base of every error that is the input's fault, not ours; the CLI prints it without traceback."""
+    """Base of every error that is the input's fault; the CLI prints it without traceback."""
 
 
 class InputError(SroEdgeError):

@@ -1,4 +1,4 @@
-"""What a candidate must show before its toxicity is even asked: not empty, no echo, nothing lost."""
+"""What a candidate must show before its toxicity is asked: not empty, no echo, nothing lost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sro_edge.segments import protected
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _REFUSAL = re.compile(
-    r"\b(?:as an ai|language model|i (?:can(?:no|')t|am unable to|won't) (?:help|assist|rewrite|fulfil"
-    r"|comply|provide)|i'm sorry,? but|i apologi[sz]e,? but)\b",
+    r"\b(?:as an ai|language model|i (?:can(?:no|')t|am unable to|won't) "
+    r"(?:help|assist|rewrite|fulfil|comply|provide)|i'm sorry,? but|i apologi[sz]e,? but)\b",
     re.IGNORECASE,
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,8 @@ import numpy as np
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import delete_words
 from sro_edge.guards import is_degenerate, is_refusal, survives
+from sro_edge.job import Job, Piece, free_spans
 from sro_edge.screener import Scores, passes
-from sro_edge.segments import Span, protected_spans, sentences
 
 if TYPE_CHECKING:
     from sro_edge.detoxifier import Candidate, Detoxifier
@@ -61,38 +61,6 @@ class Rewrite:
     similarity: float | None = None
     fluency: float | None = None
     attempts: int = 0
-
-
-@dataclass
-class _Piece:
-    """A toxic span on its way: what it was, and what it became."""
-
-    span: Span
-    text: str
-    answer: str | None = None
-    engine: str | None = None
-    reason: str = "toxic"
-
-
-@dataclass
-class _Job:
-    """A toxic comment on its way through the rounds."""
-
-    text: str
-    toxicity: float
-    candidates: list[tuple[float, Span]] = field(default_factory=list)  # sentences not yet touched
-    pieces: list[_Piece] = field(default_factory=list)
-    attempts: int = 0
-    done: Rewrite | None = None
-
-    def assembled(self, mask: str | None = None) -> str:
-        """The comment with its rewritten pieces, or with ``mask`` in the place of each piece."""
-        out, end = [], 0
-        for piece in sorted(self.pieces, key=lambda p: p.span.start):
-            new = mask if mask is not None else piece.answer
-            out += [self.text[end : piece.span.start], piece.text if new is None else new]
-            end = piece.span.end
-        return "".join([*out, self.text[end:]])
 
 
 class Rewriter:
@@ -218,7 +186,7 @@ class Rewriter:
         if not texts:
             return []
         before = self.screener.score(texts).toxicity
-        jobs: dict[int, _Job] = {}
+        jobs: dict[int, Job] = {}
         results: list[Rewrite | None] = [None] * len(texts)
         for i, (text, toxicity) in enumerate(zip(texts, before.tolist(), strict=True)):
             if passes(toxicity, self.thresholds.toxicity):
@@ -226,7 +194,7 @@ class Rewriter:
                     text, "clean", toxicity_before=toxicity, toxicity_after=toxicity
                 )
             else:
-                jobs[i] = _Job(text, toxicity)
+                jobs[i] = Job(text, toxicity)
         self._find_pieces(list(jobs.values()))
         for attempt in range(self.max_attempts + 1):
             self._round([j for j in jobs.values() if not j.done], attempt)
@@ -235,25 +203,20 @@ class Rewriter:
             results[i] = job.done
         return [r for r in results if r is not None]
 
-    def _find_pieces(self, jobs: Sequence[_Job]) -> None:
-        """Start every job with its failing sentences (or the worst one), cut around what survives."""
-        spans = [(job, span) for job in jobs for span in _free_spans(job.text)]
+    def _find_pieces(self, jobs: Sequence[Job]) -> None:
+        """Start every job with its failing sentences, or with the worst one."""
+        spans = [(job, span) for job in jobs for span in free_spans(job.text)]
         scores = self.screener.score([s.of(j.text) for j, s in spans]).toxicity
         for (job, span), toxicity in zip(spans, scores.tolist(), strict=True):
-            job.candidates.append((toxicity, span))
+            job.untouched.append((toxicity, span))
         for job in jobs:
-            job.candidates.sort(key=lambda c: -c[0])
-            while job.candidates and (
-                not job.pieces or not passes(job.candidates[0][0], self.thresholds.toxicity)
+            job.untouched.sort(key=lambda c: -c[0])
+            while job.untouched and (
+                not job.pieces or not passes(job.untouched[0][0], self.thresholds.toxicity)
             ):
-                self._take_next(job)
+                job.take_next()
 
-    @staticmethod
-    def _take_next(job: _Job) -> None:
-        span = job.candidates.pop(0)[1]
-        job.pieces.append(_Piece(span, span.of(job.text)))
-
-    def _round(self, jobs: Sequence[_Job], attempt: int) -> None:
+    def _round(self, jobs: Sequence[Job], attempt: int) -> None:
         """One attempt at every open piece, then a second look at the comments put together."""
         pieces = [p for j in jobs for p in j.pieces if p.answer is None]
         engine = "greedy" if attempt == 0 else "sample" if attempt < self.max_attempts else "delete"
@@ -267,14 +230,14 @@ class Rewriter:
             if job.done:
                 continue
             # Every piece passes and the whole does not: touch one more sentence, or start over.
-            if job.candidates:
-                self._take_next(job)
+            if job.untouched:
+                job.take_next()
             else:
                 for piece in job.pieces:
                     piece.answer = None
 
     def _candidates(
-        self, pieces: Sequence[_Piece], engine: str, attempt: int
+        self, pieces: Sequence[Piece], engine: str, attempt: int
     ) -> dict[str, list[str]]:
         """Piece text -> distinct candidates that are finished and lost nothing."""
         from sro_edge.detoxifier import Request
@@ -303,9 +266,7 @@ class Rewriter:
             for t, found in answers.items()
         }
 
-    def _pick(
-        self, pieces: Sequence[_Piece], candidates: dict[str, list[str]], engine: str
-    ) -> None:
+    def _pick(self, pieces: Sequence[Piece], candidates: dict[str, list[str]], engine: str) -> None:
         """Give each piece its best passing candidate by (1 - toxicity) x similarity x fluency."""
         usable = {
             t: [c for c in found if not is_degenerate(c, t) and survives(c, t)]
@@ -340,7 +301,7 @@ class Rewriter:
             value *= fluency
         return max(value, 1e-9), None
 
-    def _settle(self, jobs: Sequence[_Job]) -> None:
+    def _settle(self, jobs: Sequence[Job]) -> None:
         """Re-screen whole comments whose pieces are all rewritten; done are those that pass."""
         if not jobs:
             return
@@ -363,7 +324,7 @@ class Rewriter:
                 attempts=job.attempts,
             )
 
-    def _give_up(self, jobs: Sequence[_Job]) -> None:
+    def _give_up(self, jobs: Sequence[Job]) -> None:
         """Close what is left as unresolved, with the text that the user's policy gives it."""
         for job in jobs:
             open_pieces = [p for p in job.pieces if p.answer is None]
@@ -382,33 +343,12 @@ class Rewriter:
                 attempts=job.attempts,
             )
 
-    def _masked(self, job: _Job) -> tuple[str | None, float | None]:
+    def _masked(self, job: Job) -> tuple[str | None, float | None]:
         for text in (job.assembled(MASK), MASK):
             toxicity = float(self.screener.score([text]).toxicity[0])
             if passes(toxicity, self.thresholds.toxicity):
                 return text, toxicity
         return None, None
-
-
-def _free_spans(text: str) -> list[Span]:
-    """Sentences of ``text``, cut around what must survive, each with at least one letter."""
-    spans = []
-    for sentence in sentences(text):
-        start = sentence.start
-        for kept in [*protected_spans(text, sentence), Span(sentence.end, sentence.end)]:
-            part = _strip(text, start, kept.start)
-            if any(c.isalpha() for c in part.of(text)):
-                spans.append(part)
-            start = kept.end
-    return spans
-
-
-def _strip(text: str, start: int, end: int) -> Span:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return Span(start, end)
 
 
 def _early_reason(found: Sequence[Candidate], text: str) -> str | None:

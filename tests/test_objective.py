@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from sro_edge.training.objective import IGNORED, answer_logprobs, sro_loss
 
@@ -51,7 +52,7 @@ def test_passing_rows_are_conservative_dpo() -> None:
     chosen, rejected = torch.randn(8), torch.randn(8)
     loss, _ = sro_loss(chosen, rejected, torch.ones(8, dtype=torch.bool), beta=0.1)
     delta = 0.1 * (chosen - rejected)
-    dpo = -torch.nn.functional.logsigmoid(delta) * 0.9 - torch.nn.functional.logsigmoid(-delta) * 0.1
+    dpo = -0.9 * F.logsigmoid(delta) - 0.1 * F.logsigmoid(-delta)
     assert loss.item() == pytest.approx(dpo.mean().item(), abs=1e-7)
 
 

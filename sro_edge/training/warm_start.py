@@ -219,66 +219,67 @@ def warm_start(
         progress: called with the metrics of every logged step.
         checkpoint_every: seconds between checkpoints.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     lexicon = mine_lexicon([*piles.toxic, *piles.mining[0]], [*piles.clean, *piles.mining[1]])
     plain = list(dict.fromkeys(clean_sentences(piles.plain, lexicon)))
     neutral = list(dict.fromkeys(clean_sentences(piles.clean, lexicon, low=2, high=40)))
     noise = build_noise(piles, lexicon, plain, encoder)
     tokenizer = train_tokenizer([*piles.toxic, *neutral * 3, *plain[:300_000]], config.vocabulary)
-    held_out = [t for t in neutral if fold(t) < 0.02]
+    held_out = [t for t in neutral if fold(t) < 0.02] or neutral[:1]
     neutral = [t for t in neutral if fold(t) >= 0.02]
-    data = Denoising(noise, neutral, plain, tokenizer, config)
+    data = Denoising(noise, neutral, plain or neutral, tokenizer, config)
     valid = Denoising(noise, held_out, held_out, tokenizer, config)
-    rng = random.Random(1)
-    valid_rows = [e for e in (valid.example(rng) for _ in range(200)) if e]
-    model = new_model(config, tokenizer).to(device)
-    optimizers = make_optimizers(model, config)
-    state = checkpoint.load(run, model, optimizers) or {"step": 0, "tokens": 0}
+    model = new_model(config, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
     run.mkdir(parents=True, exist_ok=True)
-    started, saved = time.monotonic(), time.monotonic()
-    log = (run / "metrics.jsonl").open("a")
-    for batch in data.batches(skip=state["step"]):
-        if state["tokens"] >= config.tokens:
-            break
-        for group in (g for o in optimizers for g in o.param_groups):
-            group["lr"] = config.learning_rate * schedule(state["tokens"] / config.tokens)
-        loss = answer_loss(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        state["step"] += 1
-        state["tokens"] += int(batch["attention_mask"].sum())
-        if state["step"] % 25 == 0:
-            metrics = {
-                **state,
-                "loss": round(loss.item(), 4),
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            log.write(json.dumps(metrics) + "\n")
-            log.flush()
-            progress(metrics)
-        if time.monotonic() - saved > checkpoint_every:
-            checkpoint.save(run, model, optimizers, state)
-            saved = time.monotonic()
+    state = _fit(model, data, run, config, progress, checkpoint_every)
+    rng = random.Random(1)
+    rows = [e for e in (valid.example(rng) for _ in range(200)) if e]
     model.eval()
     with torch.no_grad():
-        held_out_loss = answer_loss(model, valid.collate(valid_rows)).item()
+        held_out_loss = answer_loss(model, valid.collate(rows)).item()
     out = run / "model"
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "prompt.json").write_text(json.dumps(SMALL_TEMPLATE.to_dict(), indent=2))
     (out / "lexicon.json").write_text(json.dumps(lexicon, indent=0))
-    (run / "run.json").write_text(
-        json.dumps(
-            {
-                "kind": "warm-start",
-                "config": asdict(config),
-                **state,
-                "held_out_loss": held_out_loss,
-            },
-            indent=2,
-        )
-    )
+    record = {"kind": "warm-start", "config": asdict(config), **state}
+    (run / "run.json").write_text(json.dumps(record | {"held_out_loss": held_out_loss}, indent=2))
     return out
+
+
+def _fit(
+    model: LlamaForCausalLM,
+    data: Denoising,
+    run: Path,
+    config: WarmStartConfig,
+    progress: Callable[[dict[str, Any]], None],
+    checkpoint_every: float,
+) -> dict[str, int]:
+    """The training loop; returns ``step`` and ``tokens`` done."""
+    optimizers = make_optimizers(model, config)
+    state = checkpoint.load(run, model, optimizers) or {"step": 0, "tokens": 0}
+    started = saved = time.monotonic()
+    with (run / "metrics.jsonl").open("a") as log:
+        for batch in data.batches(skip=state["step"]):
+            if state["tokens"] >= config.tokens:
+                break
+            for group in (g for o in optimizers for g in o.param_groups):
+                group["lr"] = config.learning_rate * schedule(state["tokens"] / config.tokens)
+            loss = answer_loss(model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            state["step"] += 1
+            state["tokens"] += int(batch["attention_mask"].sum())
+            if state["step"] % 25 == 0:
+                seconds = round(time.monotonic() - started, 1)
+                metrics = {**state, "loss": round(loss.item(), 4), "seconds": seconds}
+                log.write(json.dumps(metrics) + "\n")
+                log.flush()
+                progress(metrics)
+            if time.monotonic() - saved > checkpoint_every:
+                checkpoint.save(run, model, optimizers, state)
+                saved = time.monotonic()
+    checkpoint.save(run, model, optimizers, state)
+    return state

@@ -1,0 +1,70 @@
+"""A toxic comment on its way through the engine: which parts are rewritten, which stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sro_edge.segments import Span, protected_spans, sentences
+
+if TYPE_CHECKING:
+    from sro_edge.rewriter import Rewrite
+
+
+@dataclass
+class Piece:
+    """A toxic span on its way: what it was, and what it became."""
+
+    span: Span
+    text: str
+    answer: str | None = None
+    engine: str | None = None
+    reason: str = "toxic"
+
+
+@dataclass
+class Job:
+    """A toxic comment on its way through the rounds."""
+
+    text: str
+    toxicity: float
+    # (toxicity, sentence), worst first: parts that no rewriting has touched yet
+    untouched: list[tuple[float, Span]] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    attempts: int = 0
+    done: Rewrite | None = None
+
+    def take_next(self) -> None:
+        """Make the most toxic untouched sentence a piece to rewrite."""
+        span = self.untouched.pop(0)[1]
+        self.pieces.append(Piece(span, span.of(self.text)))
+
+    def assembled(self, mask: str | None = None) -> str:
+        """The comment with its rewritten pieces, or with ``mask`` in the place of each piece."""
+        out, end = [], 0
+        for piece in sorted(self.pieces, key=lambda p: p.span.start):
+            new = mask if mask is not None else piece.answer
+            out += [self.text[end : piece.span.start], piece.text if new is None else new]
+            end = piece.span.end
+        return "".join([*out, self.text[end:]])
+
+
+def free_spans(text: str) -> list[Span]:
+    """Sentences of ``text``, cut around what must survive, each with at least one letter."""
+    spans = []
+    for sentence in sentences(text):
+        start = sentence.start
+        for kept in [*protected_spans(text, sentence), Span(sentence.end, sentence.end)]:
+            part = _strip(text, start, kept.start)
+            if any(c.isalpha() for c in part.of(text)):
+                spans.append(part)
+            start = kept.end
+    return spans
+
+
+def _strip(text: str, start: int, end: int) -> Span:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return Span(start, end)

@@ -1,0 +1,161 @@
+"""The engine with small stand-ins for its two models: what passes, what is retried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sro_edge.screener import Scores
+
+from sro_edge.bundle import Bundle, Sampling, Thresholds
+from sro_edge.detoxifier import Candidate, Request
+from sro_edge.prompt import SMALL_TEMPLATE
+from sro_edge.rewriter import MASK, Rewrite, Rewriter
+
+RUDE = {"idiot": 2.0, "stupid": 2.0}
+
+
+class WordScreener:
+    """Toxic where a rude word stands; 'odd' is unfluent; texts about cats mean something else."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def score(self, texts: Sequence[str]) -> Scores:
+        self.calls.append(list(texts))
+        rude = [any(w in t.lower() for w in RUDE) for t in texts]
+        embedding = [(0.0, 1.0) if "cat" in t else (1.0, 0.0) for t in texts]
+        return Scores(
+            toxicity=np.array([0.9 if r else 0.1 for r in rude], np.float32),
+            fluency=np.array([0.1 if "odd" in t else 0.9 for t in texts], np.float32),
+            embedding=np.array(embedding, np.float32).reshape(len(texts), 2),
+        )
+
+
+class Scripted:
+    """Answers by a function of (prompt, greedy?)."""
+
+    def __init__(self, answer: Callable[[str, bool], list[str]]) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Candidate]]]:
+        for request in requests:
+            self.requests.append(request)
+            texts = self.answer(request.prompt, request.temperature == 0)
+            yield request, [Candidate(t, len(t.split()), True, -1.0) for t in texts]
+
+
+class StubBundle(Bundle):
+    def lexicon(self) -> dict[str, float]:
+        return RUDE
+
+
+def rewriter(answer: Callable[[str, bool], list[str]], **options: Any) -> Rewriter:
+    bundle = StubBundle(
+        path=Path("nowhere"),
+        name="stub",
+        version="0",
+        license="Apache-2.0",
+        prompt=SMALL_TEMPLATE,
+        thresholds=Thresholds(0.5, 0.6, 0.2),
+        sampling=Sampling(samples=4),
+        files={},
+    )
+    screener: Any = WordScreener()
+    detoxifier: Any = Scripted(answer)
+    return Rewriter(bundle, screener, detoxifier, **options)
+
+
+def one(text: str, answer: Callable[[str, bool], list[str]], **options: Any) -> Rewrite:
+    return next(rewriter(answer, **options).rewrite([text]))
+
+
+def test_clean_blank_and_toxic_comments_in_order() -> None:
+    engine = rewriter(lambda prompt, greedy: ["you are wrong"])
+    texts = ["fine, thanks", None, "  ", "you are an idiot", "fine, thanks"]
+    found = list(engine.rewrite(texts))
+    assert [r.status for r in found] == ["clean", "empty", "empty", "rewritten", "clean"]
+    assert [r.text for r in found] == ["fine, thanks", None, "  ", "you are wrong", "fine, thanks"]
+    assert found[3].engine == "greedy"
+    assert found[3].attempts == 1
+    assert found[3].toxicity_before == pytest.approx(0.9)
+    assert found[3].toxicity_after == pytest.approx(0.1)
+
+
+def test_sampling_follows_a_failed_greedy_answer() -> None:
+    answers = lambda p, greedy: ["still stupid"] if greedy else ["a cat", "odd words", "not wise"]  # noqa: E731
+    found = one("a stupid plan", answers)
+    assert (found.text, found.engine, found.attempts) == ("not wise", "sample", 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("still an idiot", "toxic"),
+        ("the cat sat", "meaning"),
+        ("odd words here", "meaning"),
+        ("I'm sorry, but I can't help", "abstained"),
+    ],
+)
+def test_unresolved_says_why(answer: str, reason: str) -> None:
+    # "idiotic" is not in the lexicon, so that deleting words does not help.
+    found = one("how idiotic", lambda p, greedy: [answer])
+    assert (found.status, found.reason, found.text) == ("unresolved", reason, None)
+
+
+def test_echoes_and_empty_answers_do_not_pass() -> None:
+    found = one("You stupid Thing", lambda p, greedy: ["you stupid thing", "", "..."])
+    assert found.engine == "delete"
+    assert found.text == "You Thing"
+
+
+def test_too_long_prompts_are_unresolved() -> None:
+    assert one("how idiotic", lambda p, greedy: []).reason == "too_long"
+
+
+def test_only_the_toxic_sentence_changes() -> None:
+    text = "Hi  all!\nSee https://example.org/a?b=1 you idiot. Bye,  and thanks."
+    engine = rewriter(lambda prompt, greedy: ["my friend."])
+    found = next(engine.rewrite([text]))
+    assert found.text == text.replace("you idiot.", "my friend.")
+    assert {r.prompt for r in engine.detoxifier.requests} == {"you idiot."}  # type: ignore[attr-defined]
+
+
+def test_numbers_must_survive() -> None:
+    found = one(
+        "idiot, it costs 12.50", lambda p, greedy: ["it costs 13"] if greedy else ["it costs 12.50"]
+    )
+    assert (found.text, found.engine) == ("it costs 12.50", "sample")
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"), [("null", None), ("keep", "how idiotic"), ("mask", MASK)]
+)
+def test_policies_for_the_unresolved(policy: str, text: str | None) -> None:
+    found = one("how idiotic", lambda p, greedy: ["idiotic"], on_unresolved=policy)
+    assert (found.status, found.text) == ("unresolved", text)
+
+
+def test_identical_comments_are_rewritten_once() -> None:
+    engine = rewriter(lambda prompt, greedy: ["you are wrong"])
+    found = list(engine.rewrite(["you idiot"] * 50))
+    assert len(engine.detoxifier.requests) == 1  # type: ignore[attr-defined]
+    assert {r.text for r in found} == {"you are wrong"}
+
+
+def test_rewriting_is_lazy() -> None:
+    def endless() -> Iterator[str]:
+        while True:
+            yield "fine"
+
+    assert next(rewriter(lambda p, greedy: []).rewrite(endless())).status == "clean"
+
+
+@pytest.mark.parametrize("options", [{"max_attempts": 0}, {"on_unresolved": "drop"}])
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"max_attempts|on_unresolved"):
+        rewriter(lambda p, greedy: [], **options)

@@ -1,0 +1,320 @@
+"""The trainings on tiny random models: the reference, the follower, resuming, what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from sro_edge.bundle import Thresholds
+from sro_edge.errors import InputError, ModelError
+from sro_edge.training.config import ScreenerConfig, SROConfig, WarmStartConfig
+from sro_edge.training.corruption import Corruptor
+from sro_edge.training.follower import Classifier, Follower, Verdicts
+from sro_edge.training.lexicon import clean_words, mine_lexicon
+from sro_edge.training.noise import ToxicNoise
+from sro_edge.training.piles import Labelled, clean_sentences, read_labelled, read_texts, words
+from sro_edge.training.rollout import rollout
+from sro_edge.training.screener import LABELS, train_screener
+from sro_edge.training.sro import Policy, evaluate, step_loss, train_sro
+from sro_edge.training.warm_start import Piles, warm_start
+
+TOXIC = [
+    f"{start} {insult} {end}"
+    for start in ("you are a", "what a", "stop being a", "he is a")
+    for insult in ("stupid fool", "moron", "stupid moron", "total moron")
+    for end in ("my friend", "in this game", "and you know it", "again")
+]
+CLEAN = [
+    f"{start} {word} {end}"
+    for start in ("you are a", "what a", "she was a", "he is a")
+    for word in ("good friend", "person", "kind person", "clever child")
+    for end in ("my friend", "in this game", "and you know it", "again")
+]
+
+
+class LetterEncoder:
+    """Stands in for a sentence encoder: unit vectors of letter counts."""
+
+    def embed(self, texts: list[str]) -> torch.Tensor:
+        rows = [[t.count(c) + 0.01 for c in "abcdefghijklmnopqrstuvwxyz"] for t in texts]
+        return torch.nn.functional.normalize(torch.tensor(rows), dim=1)
+
+
+SMALL = WarmStartConfig(
+    vocabulary=400,
+    hidden_size=32,
+    layers=1,
+    heads=2,
+    feed_forward=64,
+    tokens=9_000,
+    batch_tokens=600,
+)
+
+
+@pytest.fixture(scope="module")
+def policy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("warm-start")
+    encoder: Any = LetterEncoder()
+    warm_start(Piles(TOXIC * 30, CLEAN * 30, CLEAN), run, SMALL, encoder)
+    return run
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary += sorted({w for t in TOXIC + CLEAN for w in words(t)})
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def screener_run(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("screener")
+    texts = TOXIC + CLEAN
+    data = Labelled(texts, [1] * len(TOXIC) + [0] * len(CLEAN), ["made up"] * len(texts))
+    config = ScreenerConfig(
+        base=str(encoder_folder),
+        epochs=25,
+        batch_rows=16,
+        learning_rate=3e-3,
+        distill_weight=0.1,
+        freeze_embeddings=False,
+    )
+    train_screener(data, data, texts, texts[:40], run, config, test=data)
+    return run
+
+
+@pytest.fixture(scope="module")
+def follower(screener_run: Path) -> Follower:
+    return Follower(Classifier.load(screener_run / "model"), Thresholds(0.5, 0.2, 0.9))
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_before_the_first_step_policy_is_reference(policy_run: Path, lora: bool) -> None:
+    policy = Policy(policy_run / "model", SROConfig(lora=lora))
+    policy.model.train()  # as in training: nothing random may stand between the two
+    samples = rollout(policy.model, policy.prompter, TOXIC[:3], samples=2, max_new_tokens=8)
+    verdicts = Verdicts(torch.tensor([True, False] * 3), torch.zeros(6), None, None)
+    loss, metrics = step_loss(policy, TOXIC[:3], samples, verdicts, SROConfig())
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    loss.backward()
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+
+
+def test_batch_composition_changes_no_logprob(policy_run: Path) -> None:
+    policy = Policy(policy_run / "model", SROConfig(lora=False))
+    answers = [policy.prompter.answer(c) for c in CLEAN[:4]]
+    rows = list(enumerate(answers))
+    together = policy.logprobs(policy.prompter.collate(TOXIC[:4], rows))
+    for i, row in enumerate(rows):
+        alone = policy.logprobs(policy.prompter.collate(TOXIC[:4], [row]))
+        assert alone.item() == pytest.approx(together[i].item(), abs=1e-4)
+
+
+def test_accumulated_micro_batches_equal_one_batch(policy_run: Path) -> None:
+    config = SROConfig(lora=False)
+    policy = Policy(policy_run / "model", config)
+    samples = rollout(policy.model, policy.prompter, TOXIC[:4], samples=1, temperature=0)
+    verdicts = Verdicts(torch.tensor([True, False, True, False]), torch.zeros(4), None, None)
+
+    def gradient(parts: int) -> torch.Tensor:
+        policy.model.zero_grad()
+        for k in range(0, 4, 4 // parts):
+            rows = slice(k, k + 4 // parts)
+            chosen = [dataclasses.replace(s, comment=s.comment - k) for s in samples[rows]]
+            part = Verdicts(verdicts.passed[rows], verdicts.toxicity[rows], None, None)
+            (step_loss(policy, TOXIC[:4][rows], chosen, part, config)[0] / parts).backward()
+        return torch.cat(
+            [p.grad.flatten() for p in policy.model.parameters() if p.grad is not None]
+        )
+
+    assert torch.allclose(gradient(1), gradient(2), atol=1e-6)
+
+
+def test_rollout_is_in_eval_mode_and_restores_the_mode(policy_run: Path) -> None:
+    policy = Policy(policy_run / "model", SROConfig(lora=False))
+    policy.model.train()
+    samples = rollout(policy.model, policy.prompter, TOXIC[:3], samples=4, max_new_tokens=6)
+    assert policy.model.training
+    assert [s.comment for s in samples] == [0] * 4 + [1] * 4 + [2] * 4
+    for sample in samples:
+        assert sample.finished == (sample.ids[-1] == policy.prompter.eos)
+        assert policy.prompter.eos not in sample.ids[:-1]
+
+
+def test_training_resumes_as_if_unbroken(
+    policy_run: Path, follower: Follower, tmp_path: Path
+) -> None:
+    def run(folder: Path, steps: int, **options: Any) -> dict[str, torch.Tensor]:
+        config = SROConfig(
+            lora=False,
+            steps=steps,
+            comments=4,
+            samples=2,
+            max_new_tokens=8,
+            eval_every=2,
+            eval_comments=8,
+            learning_rate=1e-3,
+        )
+        policy = Policy(policy_run / "model", config)
+        train_sro(policy, follower, TOXIC[:40], TOXIC[40:], folder, config, **options)
+        return {k: v.clone() for k, v in policy.model.state_dict().items()}
+
+    class Killed(Exception):
+        pass
+
+    def kill(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 3 and "loss" in metrics:
+            raise Killed
+
+    whole = run(tmp_path / "whole", 4)
+    with pytest.raises(Killed):
+        run(tmp_path / "broken", 4, progress=kill, checkpoint_every=0.0)
+    resumed = run(tmp_path / "broken", 4)
+    assert all(torch.allclose(whole[k], resumed[k], atol=1e-6) for k in whole)
+    record = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert record["kind"] == "sro"
+    assert {"eval/pass_rate", "eval/similarity"} <= record["before"].keys()
+
+
+def test_too_few_comments_are_refused(policy_run: Path, follower: Follower, tmp_path: Path) -> None:
+    config = SROConfig(lora=False, comments=16)
+    with pytest.raises(InputError, match="too few"):
+        train_sro(
+            Policy(policy_run / "model", config), follower, TOXIC[:3], TOXIC, tmp_path, config
+        )
+
+
+def test_follower_needs_toxicity_meaning_and_an_ended_answer(follower: Follower) -> None:
+    comments = ["you are a stupid moron my friend"] * 4
+    answers = [
+        "you are a kind person my friend",
+        comments[0],
+        "",
+        "you are a kind person my friend",
+    ]
+    seen = follower.verdicts(comments, answers, [True, True, True, False])
+    assert seen.passed.tolist() == [True, False, False, False]
+    strict = dataclasses.replace(follower, thresholds=Thresholds(0.5, 1.0, 0.9))
+    assert not strict.verdicts(comments[:1], answers[:1], [True]).passed.any()
+
+
+def test_flip_rate_turns_verdicts_round(follower: Follower) -> None:
+    comments, answers = TOXIC[:60], CLEAN[:60]
+    straight = follower.verdicts(comments, answers, [True] * 60).passed
+    flipped = dataclasses.replace(follower, flip_rate=0.5).verdicts(comments, answers, [True] * 60)
+    assert 10 < (straight ^ flipped.passed).sum() < 50
+
+
+def test_label_order_is_read_never_guessed(encoder_folder: Path) -> None:
+    with pytest.raises(ModelError, match="label_0, label_1"):
+        Classifier.load(encoder_folder)
+    assert Classifier.load(encoder_folder, "LABEL_1").toxic == 1
+
+
+def test_screener_learns_and_writes_thresholds(screener_run: Path) -> None:
+    record = json.loads((screener_run / "run.json").read_text())
+    assert record["metrics"]["test"]["made up"]["f1"] > 0.95
+    config = json.loads((screener_run / "model" / "config.json").read_text())
+    assert [config["id2label"][str(i)] for i in range(2)] == list(LABELS)
+    Thresholds(**json.loads((screener_run / "model" / "thresholds.json").read_text()))
+
+
+def test_warm_start_resumes_and_writes_its_template(policy_run: Path) -> None:
+    model = policy_run / "model"
+    assert json.loads((model / "prompt.json").read_text())["suffix"] == "<|rewrite|>"
+    assert "moron" in json.loads((model / "lexicon.json").read_text())
+    assert json.loads((policy_run / "run.json").read_text())["held_out_loss"] < math.log(400)
+
+
+def test_evaluation_covers_every_held_out_comment(policy_run: Path, follower: Follower) -> None:
+    config = SROConfig(lora=False, max_new_tokens=8)
+    metrics, samples = evaluate(Policy(policy_run / "model", config), follower, TOXIC[:35], config)
+    assert sorted(s.comment for s in samples) == list(range(35))
+    assert 0 <= metrics["eval/pass_rate"] <= 1
+
+
+def test_lexicon_finds_toxic_words_and_their_counterparts() -> None:
+    lexicon = mine_lexicon(TOXIC * 30, CLEAN * 30)
+    assert {"moron", "stupid"} <= lexicon.keys()
+    assert not {"you", "friend", "game"} & lexicon.keys()
+    assert "person" in clean_words(TOXIC * 30, CLEAN * 30)
+
+
+def test_noise_is_toxic_and_deterministic() -> None:
+    lexicon = mine_lexicon(TOXIC * 30, CLEAN * 30)
+    noise = ToxicNoise(TOXIC, lexicon, {"person": [("moron", 0.7)]})
+    made = [noise.corrupt("what a kind person in this game", random.Random(i)) for i in range(60)]
+    assert made == [
+        noise.corrupt("what a kind person in this game", random.Random(i)) for i in range(60)
+    ]
+    assert sum(bool(set(words(m)) & lexicon.keys()) for m in made) > 40
+    assert all(m == m.strip() for m in made)
+
+
+def test_corruption_breaks_sentences() -> None:
+    corruptor = Corruptor(["table", "blue"])
+    rng = random.Random(0)
+    sentence = "we went to the market with a friend of mine"
+    broken = [b for _ in range(80) if (b := corruptor.corrupt(sentence, rng))]
+    assert len(broken) > 60
+    assert sentence not in broken
+    assert any(b.endswith(("with a", "to the", "with a .", "to the .")) for b in broken)
+    assert corruptor.corrupt("two words", rng) is None
+
+
+def test_piles_are_read_from_three_formats(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label,source\nhello there,0,x\nyou fool,1,y\n")
+    (tmp_path / "b.jsonl").write_text(
+        '{"text": "good day", "label": 0}\n{"text": "", "label": 1}\n'
+    )
+    both = [tmp_path / "a.csv", tmp_path / "b.jsonl"]
+    assert read_texts(both) == ["hello there", "you fool", "good day"]
+    assert read_labelled(both) == (
+        ["hello there", "you fool", "good day"],
+        [0, 1, 0],
+        ["x", "y", "b"],
+    )
+    with pytest.raises(InputError, match="no column 'body'"):
+        read_texts([tmp_path / "a.csv"], "body")
+    with pytest.raises(InputError, match=r"must be \.parquet"):
+        read_texts([tmp_path / "c.xlsx"])
+
+
+def test_clean_sentences_leave_out_forbidden_words() -> None:
+    found = list(clean_sentences(["This is fine. You are a moron now. Short."], {"moron"}))
+    assert found == ["This is fine."]
