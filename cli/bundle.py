@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from sro_edge.cli._shared import PATH
 
 if TYPE_CHECKING:

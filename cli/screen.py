@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+
 from sro_edge.cli._shared import default_output, dump_options, resumable, show_summary
 
 

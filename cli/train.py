@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from sro_edge.cli._training import (
     READABLE,
     build_config,
@@ -16,7 +17,6 @@ from sro_edge.cli._training import (
     run_options,
     training_progress,
 )
-
 from sro_edge.training.config import SROConfig
 
 
@@ -61,7 +61,8 @@ def train(
 
     \b
     Examples:
-      sro-edge train --policy runs/warm-start --screener runs/screener --toxic toxic.parquet
+      sro-edge train --policy runs/warm-start --screener runs/screener \\
+          --toxic toxic.parquet
       sro-edge train --recipe recipes/default_bundle.toml
     """
     config = build_config(SROConfig, settings)

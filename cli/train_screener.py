@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from sro_edge.cli._training import (
     READABLE,
     build_config,
@@ -15,7 +16,6 @@ from sro_edge.cli._training import (
     run_options,
     training_progress,
 )
-
 from sro_edge.training.config import ScreenerConfig
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sro_edge.bundle import DETOXIFIER, LEXICON, MANIFEST, Bundle, Sampling, write_manifest
+from sro_edge.errors import ExportError, OutputError
 from sro_edge.export.card import model_card
 from sro_edge.export.figures import Figure, require
 from sro_edge.export.gguf_writer import GGUF_TYPES, convert_gguf, write_gguf
@@ -21,9 +23,6 @@ from sro_edge.export.onnx_writer import load_screener, write_screener
 from sro_edge.export.proof import prove_logits, prove_screener, prove_tokens
 from sro_edge.export.quiet import quiet
 from sro_edge.export.runs import Run, open_run
-
-from sro_edge.bundle import DETOXIFIER, LEXICON, MANIFEST, Bundle, Sampling, write_manifest
-from sro_edge.errors import ExportError, OutputError
 
 PROOF = "proof.json"
 SCREENER_WEIGHTS = ("int8", "fp32")

@@ -16,7 +16,7 @@ tags:
 
 # {name} {version}
 
-A bundle for [sro-edge](https://pypi.org/project/sro-edge/): it rewords toxic comments offline.
+A bundle for sro-edge: it rewords toxic comments offline.
 
     sro-edge rewrite comments.parquet --bundle {name}
 

@@ -15,9 +15,9 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
-from sro_edge.export.merge import ARCHITECTURES
 
 from sro_edge.errors import ExportError
+from sro_edge.export.merge import ARCHITECTURES
 
 # Name -> llama.cpp's LLAMA_FTYPE constant.
 GGUF_TYPES = {
@@ -90,12 +90,19 @@ def convert_gguf(source: Path, target: Path, gguf_type: str) -> None:
         )
 
 
+def context_length(config: Any) -> int:
+    """Longest sequence on which llama.cpp and transformers agree, in tokens.
+
+    llama.cpp attends to everything in these architectures; within a sliding window so do they.
+    """
+    longest: int = config.max_position_embeddings
+    return min(longest, getattr(config, "sliding_window", None) or longest)
+
+
 def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    # llama.cpp attends to everything in these architectures: within the window that is the same.
-    window = getattr(config, "sliding_window", None) or config.max_position_embeddings
-    writer.add_context_length(min(window, config.max_position_embeddings))
+    writer.add_context_length(context_length(config))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from sro_edge.errors import ExportError, ModelError
 from sro_edge.export.figures import Figure, require
 from sro_edge.export.probes import PROMPTS
 from sro_edge.export.runs import Run
-
-from sro_edge.errors import ExportError, ModelError
 from sro_edge.prompt import PromptTemplate
 from sro_edge.training.templates import template_for
 from sro_edge.training.tokens import tokenize_with

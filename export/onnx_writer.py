@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from sro_edge.export.quiet import quiet
-from sro_edge.export.runs import Run
 from torch.nn import functional as F
 
 from sro_edge.bundle import Thresholds
 from sro_edge.errors import ExportError, ModelError
+from sro_edge.export.quiet import quiet
+from sro_edge.export.runs import Run
 
 TOXIC_NAMES = ("toxic", "toxicity", "hate", "hateful", "offensive")
 FLUENT_NAME = "fluent"

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from sro_edge.errors import ExportError
 from sro_edge.export.figures import Figure
+from sro_edge.export.gguf_writer import context_length
 from sro_edge.export.merge import Policy
 from sro_edge.export.onnx_writer import Screener, ScreenerGraph
 from sro_edge.export.probes import AWKWARD, COMMENTS, PROMPTS
-
-from sro_edge.errors import ExportError
 from sro_edge.llama import Llama, physical_cores
 from sro_edge.prompt import Tokenize
 from sro_edge.training.tokens import tokenize_with
@@ -70,7 +71,8 @@ def prove_logits(
 ) -> list[Figure]:
     """llama.cpp with ``file`` against torch in fp32, at every token of prompts and answers."""
     tokenize = tokenize_with(policy.tokenizer)
-    rows = [_prompt_and_answer(policy, text, tokenize) for text in PROMPTS]
+    limit = context_length(policy.model.config)
+    rows = [_prompt_and_answer(policy, text, tokenize)[:limit] for text in PROMPTS]
     agreeing, divergence = [], []
     with _open(file, longest=max(map(len, rows))) as llama:
         for ids in rows:

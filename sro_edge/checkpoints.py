@@ -75,7 +75,8 @@ class WorkFolder:
                 yield folder
             finally:
                 if not folder.units and folder.manifest is None:
-                    folder.remove()
+                    with contextlib.suppress(OSError):
+                        folder.remove()
 
     def add(self, columns: pa.Table) -> None:
         """Keep the new columns of the next rows for good."""
@@ -97,7 +98,7 @@ class WorkFolder:
         return self.path / "output.parquet"
 
     def clear(self) -> None:
-        """Delete the run's files, the state last: a half-deleted run must not look unfinished."""
+        """Delete the run's files, the state last: a finished run must not look unfinished."""
         for pattern in ("unit-*.parquet", "output.parquet", "*.tmp", "state.json"):
             for file in self.path.glob(pattern):
                 file.unlink()
@@ -124,6 +125,9 @@ class WorkFolder:
         while (rows := _unit_rows(self._unit(len(self.units)), self.schema)) is not None:
             self.units.append(self._unit(len(self.units)))
             self.rows += rows
+        # Units behind a gap must go: those that fill it need not have as many rows.
+        for stray in set(self.path.glob("unit-*.parquet")) - set(self.units):
+            stray.unlink()
 
     def _write_state(self) -> None:
         state = {"fingerprint": self.fingerprint, "manifest": self.manifest}

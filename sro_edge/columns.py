@@ -18,14 +18,14 @@ _SCREEN_ROWS = 256
 
 
 class Row(NamedTuple):
-    """What a job found out about one comment."""
+    """What was found out about one comment."""
 
     status: str
     reason: str | None
     values: tuple[Any, ...]  # one for each new column
 
 
-class Job(Protocol):
+class Annotator(Protocol):
     """A kind of run over the comments of a dump."""
 
     command: str

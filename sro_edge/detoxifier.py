@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sro_edge.errors import ModelError
-from sro_edge.llama import Device, Floats, Llama, physical_cores
+from sro_edge.llama import Floats, Llama, physical_cores
 from sro_edge.prompt import PromptTemplate
 
 _MAX_SLOTS = 128  # llama.cpp keeps 256 sequences; a slot needs one, and one to hold its prompt
@@ -80,7 +80,7 @@ class Detoxifier:
         path: the GGUF file.
         template: how a comment becomes a prompt.
         threads: CPU threads; default one per physical core.
-        device: ``auto`` uses the GPU where llama.cpp was built for one.
+        device: ``cpu``, ``cuda``, or ``auto`` for the GPU where llama.cpp was built for one.
         slots: answers written at the same time.
         max_prompt_tokens: longer prompts get no candidate.
         max_new_tokens: limit of every answer.
@@ -96,7 +96,7 @@ class Detoxifier:
         template: PromptTemplate,
         *,
         threads: int | None = None,
-        device: Device = "auto",
+        device: str = "auto",
         slots: int = 16,
         max_prompt_tokens: int = 256,
         max_new_tokens: int = 128,
@@ -361,4 +361,5 @@ def _uniform(tokens: npt.NDArray[np.intp], key: np.uint64) -> npt.NDArray[np.flo
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     bits ^= bits >> np.uint64(31)
-    return ((bits >> np.uint64(12)) + 0.5) * 2.0**-52
+    high = (bits >> np.uint64(12)).astype(np.float64)
+    return (high + 0.5) * 2.0**-52

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from sro_edge import __version__, parquet
 from sro_edge.checkpoints import WorkFolder, durable, folder_of, move, write_json, writing
-from sro_edge.columns import Job, Rewriting, Screening
+from sro_edge.columns import Annotator, Rewriting, Screening
 from sro_edge.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ def screen_dump(
         InputError: ``source`` cannot be read as asked.
         OutputError: ``output`` exists, is in use, or cannot be written.
     """
-    job = Screening(screener, threshold, settings)
-    run = _Run(job, source, output, column, limit, unit_rows, progress)
+    annotator = Screening(screener, threshold, settings)
+    run = _Run(annotator, source, output, column, limit, unit_rows, progress)
     return run(overwrite=overwrite, restart=restart)
 
 
@@ -171,11 +171,11 @@ def check(source: Path, output: Path, *, column: str = "text", overwrite: bool =
 
 
 class _Run:
-    """One source, one output, one job."""
+    """One source, one output, one annotator."""
 
     def __init__(
         self,
-        job: Job,
+        annotator: Annotator,
         source: Path,
         output: Path,
         column: str,
@@ -183,17 +183,24 @@ class _Run:
         unit_rows: int,
         report: Report,
     ) -> None:
-        self.job, self.output, self.unit_rows, self.report = job, output, unit_rows, report
+        self.annotator, self.output, self.unit_rows, self.report = (
+            annotator,
+            output,
+            unit_rows,
+            report,
+        )
         self.source = parquet.Source(source, column, limit)
-        self.fields = job.fields(column, self.source.text_type)
+        self.fields = annotator.fields(column, self.source.text_type)
         self.source.check_new(self.fields)
         _check_places(source, output)
         self.asked: dict[str, Any] = {
             "sro_edge": __version__,
-            "command": job.command,
+            "command": annotator.command,
             "column": column,
             "limit": limit,
-            "settings": json.loads(json.dumps(job.settings)),  # as it will come back from the disk
+            "settings": json.loads(
+                json.dumps(annotator.settings)
+            ),  # as it will come back from the disk
             "source": self.source.fingerprint(),
         }
         self.tally: Counter[str] = Counter()
@@ -227,19 +234,19 @@ class _Run:
     def annotate(self, work: WorkFolder) -> None:
         """Fill the new columns of every row that no finished unit holds."""
         for unit in work.units:
-            for status, reason in self.job.recall(parquet.read(unit)):
+            for status, reason in self.annotator.recall(parquet.read(unit)):
                 self.count(status, reason)
         resumed = work.rows
         ahead: deque[parquet.Comment] = deque()
 
         def texts() -> Iterator[str | None]:
             for comment in self.source.comments(skip=resumed):
-                ahead.append(comment)  # the job may read many before it answers the first
+                ahead.append(comment)  # many may be read before the first is answered
                 yield comment.text
 
         done: list[tuple[Any, ...]] = []
         since = time.monotonic()
-        for row in self.job.rows(texts()):
+        for row in self.annotator.rows(texts()):
             done.append(_with_own_bytes(row.values, ahead.popleft()))
             self.count(row.status, row.reason)
             self.report(self.progress(resumed))

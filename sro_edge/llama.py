@@ -11,14 +11,13 @@ import os
 import weakref
 from collections import deque
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sro_edge.errors import BundleError, ModelError
 
-Device = Literal["auto", "cpu", "cuda"]
 Floats = npt.NDArray[np.float32]
 
 _BATCH_TOKENS = 512  # tokens of one step; longer prompts are read over several steps
@@ -33,7 +32,7 @@ class Llama:
     Args:
         path: the GGUF file.
         threads: CPU threads.
-        device: ``auto`` uses the GPU where llama.cpp was built for one.
+        device: ``cpu``, ``cuda``, or ``auto`` for the GPU where llama.cpp was built for one.
         sequences: how many sequences the context keeps apart.
         longest: tokens of the longest sequence.
         cells: tokens of all sequences together; a token shared by sequences counts once.
@@ -48,7 +47,7 @@ class Llama:
         path: Path,
         *,
         threads: int,
-        device: Device,
+        device: str,
         sequences: int,
         longest: int,
         cells: int,
@@ -232,7 +231,9 @@ def physical_cores() -> int:
     return len(cores)
 
 
-def _use_gpu(lib: Any, device: Device) -> bool:
+def _use_gpu(lib: Any, device: str) -> bool:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device must be auto, cpu or cuda, not {device!r}")
     offload: bool = lib.llama_supports_gpu_offload()
     if device == "cuda" and not offload:
         raise ModelError(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
-_CHUNK = 2048  # comments screened and rewritten together
+_CHUNK = 1024  # comments screened and rewritten together
 _CACHE = 20_000  # records kept for comments that come again
 _CACHE_CHARS = 1_000  # longer comments are not kept
 
@@ -269,7 +269,11 @@ class Rewriter:
     def _pick(self, pieces: Sequence[Piece], candidates: dict[str, list[str]], engine: str) -> None:
         """Give each piece its best passing candidate by (1 - toxicity) x similarity x fluency."""
         usable = {
-            t: [c for c in found if not is_degenerate(c, t) and survives(c, t)]
+            t: [
+                c
+                for c in found
+                if survives(c, t) and not is_degenerate(c, t) and not is_refusal(c, t)
+            ]
             for t, found in candidates.items()
         }
         texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))

@@ -6,7 +6,8 @@ import re
 from typing import NamedTuple
 
 # A sentence ends at a line break, or after . ! ? … (with closing quotes) before white space.
-_BREAK = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|\s*[\r\n\u2028\u2029]+\s*""")
+# The look-behind keeps long runs of white space linear.
+_BREAK = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|(?<!\s)\s*[\r\n\u2028\u2029]+\s*""")
 _BODY = re.compile(r"\S(?:.*\S)?", re.DOTALL)
 
 # Order matters: an e-mail address must not be read as a handle.

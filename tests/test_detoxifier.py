@@ -208,6 +208,8 @@ def test_cuda_is_refused_where_llama_was_built_without(tiny_gguf: Path) -> None:
 
     if llama_cpp.llama_supports_gpu_offload():
         pytest.skip("llama.cpp was built for a GPU")
+    with pytest.raises(ModelError, match="device must be"):
+        Detoxifier(tiny_gguf, SMALL_TEMPLATE, device="tpu")
     with pytest.raises(ModelError, match="llama-cpp-python"):
         Detoxifier(tiny_gguf, SMALL_TEMPLATE, device="cuda")
 

@@ -282,7 +282,10 @@ def tables(draw: st.DrawFn) -> pa.Table:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     table=tables(),
@@ -504,11 +507,13 @@ def test_sigkill(source: Path, output: Path) -> None:
 
 def test_damaged_unit_is_done_again(source: Path, output: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        rewrite_dump(source, output, FakeRewriter(1, interrupt_at=6), unit_rows=2)
+        rewrite_dump(source, output, FakeRewriter(1, interrupt_at=7), unit_rows=2)
     (checkpoints.folder_of(output) / "unit-000001.parquet").write_bytes(b"PAR1")
-    second = FakeRewriter()
-    assert rewrite_dump(source, output, second, unit_rows=2).resumed_rows == 2
-    assert second.seen == COMMENTS[2:]
+    with pytest.raises(KeyboardInterrupt):  # fills one row of the gap, not two
+        rewrite_dump(source, output, FakeRewriter(1, interrupt_at=1), unit_rows=1)
+    last = FakeRewriter()
+    assert rewrite_dump(source, output, last).resumed_rows == 3
+    assert last.seen == COMMENTS[3:]
     assert_carried(source, output)
 
 

@@ -34,6 +34,11 @@ def test_a_million_characters_without_a_space_are_cut() -> None:
     assert len(sentences("x" * 1_000_000)) == 2_500
 
 
+def test_long_runs_of_white_space_are_no_trap() -> None:
+    text = "a" + " " * 400_000 + "\n" * 1_000 + "b"
+    assert [s.of(text) for s in sentences(text, max_chars=800_000)] == ["a", "b"]
+
+
 def test_protected_spans() -> None:
     text = "mail a.b@example.org or @jo_d, see https://x.org/y?z=1. r/python too, not e@"
     assert protected(text) == ["a.b@example.org", "@jo_d", "https://x.org/y?z=1", "r/python"]

@@ -38,7 +38,7 @@ class WarmStartConfig:
     heads: int = field(default=4, metadata={"help": "attention heads"})
     feed_forward: int = field(default=704, metadata={"help": "width of the feed-forward layers"})
     max_length: int = field(default=128, metadata={"help": "longest prompt plus answer, tokens"})
-    tokens: int = field(default=8_000_000, metadata={"help": "training tokens, prompts included"})
+    tokens: int = field(default=5_000_000, metadata={"help": "training tokens, prompts included"})
     batch_tokens: int = field(default=2560, metadata={"help": "tokens a step"})
     learning_rate: float = field(default=2e-3, metadata={"help": "peak learning rate"})
     weight_decay: float = field(default=0.05, metadata={"help": "decoupled weight decay"})

@@ -1,0 +1,305 @@
+"""ONNX Runtime engine: texts of any length -> toxicity, and fluency and embedding where there.
+
+A long text is read in windows. Its toxicity is that of its worst window, so nothing hides in
+length; its fluency and embedding are means over the windows, weighted by their tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sro_edge.errors import BundleError, MissingExtraError, ModelError
+from sro_edge.llama import physical_cores
+from sro_edge.segments import windows
+
+Floats = npt.NDArray[np.float32]
+
+# The score of one text may differ by less than this between batches of other width.
+SCREEN_TOLERANCE = 1e-4
+TOXIC_LABELS = frozenset({"toxic", "toxicity", "hate", "hateful", "offensive"})
+_CHUNK = 2048  # windows tokenised at a time: what bounds the memory
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of N texts.
+
+    Args:
+        toxicity: (N,) in [0, 1].
+        fluency: (N,) in [0, 1], 1 is fluent; None where the screener has no such output.
+        embedding: (N, d) of length 1, or 0 for a blank text; None likewise.
+    """
+
+    toxicity: Floats
+    fluency: Floats | None
+    embedding: Floats | None
+
+
+def passes(toxicity: float, threshold: float) -> bool:
+    """Whether a score stays below the threshold in every batch; never true for NaN."""
+    return toxicity <= threshold - SCREEN_TOLERANCE
+
+
+class Screener:
+    """A screener folder ready to score: ``model.onnx``, ``tokenizer.json``, ``config.json``.
+
+    The graph gives either ``toxicity`` (B,) with optional ``fluency`` (B,) and ``embedding``
+    (B, d), or ``logits`` (B, C) of a classifier whose ``id2label`` names a toxic class.
+
+    Args:
+        folder: the screener folder.
+        threads: CPU threads; default one per physical core.
+        device: ``cpu``, ``cuda``, or ``auto`` for the GPU where ONNX Runtime can use one.
+        batch_tokens: tokens of one batch, padding included; a longer window is a batch alone.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        BundleError: a file of the folder is missing or damaged.
+        ModelError: the graph, its labels or the device cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int | None = None,
+        device: str = "auto",
+        batch_tokens: int = 4096,
+    ) -> None:
+        """Load graph and tokenizer, and run the graph once."""
+        config = _read_config(folder / "config.json")
+        self._max_tokens: int = config["max_tokens"]
+        self._pad: int = config["pad_token_id"]
+        self._batch_tokens = batch_tokens
+        self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
+        self._session = _load_session(folder / "model.onnx", threads or physical_cores(), device)
+        self._inputs = [node.name for node in self._session.get_inputs()]
+        self._outputs = [node.name for node in self._session.get_outputs()]
+        self._classes = None
+        if "toxicity" not in self._outputs:
+            self._classes = _ToxicClasses.from_config(config, self._outputs, folder)
+        try:
+            _, _, probe = self._run([(0, [self._pad])])
+        except Exception as error:
+            raise ModelError(
+                f"{folder}: the screener takes {', '.join(self._inputs)} and cannot be run on "
+                f"input_ids, attention_mask and token_type_ids of one token: {error}"
+            ) from error
+        self._shapes = {name: value.shape[1:] for name, value in probe.items()}
+
+    def score(self, texts: Sequence[str]) -> Scores:
+        """Scores in the order of ``texts``; equal texts are scored once.
+
+        A blank text has toxicity 0, fluency 1 and an embedding of zeros.
+        """
+        order: dict[str, int] = {}
+        rows = np.array([order.setdefault(text, len(order)) for text in texts], dtype=np.intp)
+        means = _Means(len(order), self._shapes)
+        pieces = self._pieces(order)
+        while chunk := list(itertools.islice(pieces, _CHUNK)):
+            chunk.sort(key=lambda piece: len(piece[1]))
+            for batch in self._batches(chunk):
+                means.add(*self._run(batch))
+        return means.scores(rows)
+
+    def _pieces(self, texts: Iterable[str]) -> Iterator[tuple[int, list[int]]]:
+        """(number of the text, token ids) of every window, in pieces that the model can read."""
+        found = (
+            (number, span.of(text).encode("utf-8", "replace").decode("utf-8"))
+            for number, text in enumerate(texts)
+            for span in windows(text)
+        )
+        while chunk := list(itertools.islice(found, _CHUNK)):
+            while chunk:
+                encoded = self._tokenizer.encode_batch_fast([text for _, text in chunk])
+                halves = []
+                for (number, text), encoding in zip(chunk, encoded, strict=True):
+                    ids = encoding.ids
+                    if len(ids) > self._max_tokens and len(text) > 1:
+                        halves += [(number, half) for half in _halve(text)]
+                    elif ids:
+                        yield number, ids[: self._max_tokens]
+                chunk = halves
+
+    def _batches(
+        self, pieces: list[tuple[int, list[int]]]
+    ) -> Iterator[list[tuple[int, list[int]]]]:
+        """Cut pieces, which come shortest first, so that rows x longest stays in the budget."""
+        batch: list[tuple[int, list[int]]] = []
+        for piece in pieces:
+            if batch and (len(batch) + 1) * len(piece[1]) > self._batch_tokens:
+                yield batch
+                batch = []
+            batch.append(piece)
+        yield batch
+
+    def _run(
+        self, batch: list[tuple[int, list[int]]]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], dict[str, Floats]]:
+        """Text numbers (B,), token counts (B,) and the outputs by name of one batch."""
+        lengths = np.array([len(ids) for _, ids in batch])
+        shape = (len(batch), int(lengths.max()))
+        mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
+        ids = np.full(shape, self._pad, dtype=np.int64)
+        ids[mask.astype(bool)] = np.concatenate([ids for _, ids in batch])
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        values = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
+        outputs = {
+            name: np.asarray(value, dtype=np.float32)
+            for name, value in zip(self._outputs, values, strict=True)
+        }
+        if self._classes:
+            outputs = {"toxicity": self._classes.toxicity(outputs["logits"])}
+        return np.array([number for number, _ in batch]), lengths, outputs
+
+
+class _Means:
+    """Scores of N texts, growing batch by batch."""
+
+    def __init__(self, texts: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._tokens = np.zeros(texts)
+        self._toxicity = np.zeros(texts, dtype=np.float32)
+        self._sums = {
+            name: np.zeros((texts, *shapes[name]), dtype=np.float32)
+            for name in ("fluency", "embedding")
+            if name in shapes
+        }
+
+    def add(
+        self,
+        texts: npt.NDArray[np.intp],
+        tokens: npt.NDArray[np.int64],
+        outputs: dict[str, Floats],
+    ) -> None:
+        """Add windows of ``texts`` (B,), of so many ``tokens`` (B,), with their outputs."""
+        np.add.at(self._tokens, texts, tokens)
+        np.maximum.at(self._toxicity, texts, outputs["toxicity"])
+        for name, total in self._sums.items():
+            np.add.at(total, texts, (outputs[name].T * tokens).T)
+
+    def scores(self, rows: npt.NDArray[np.intp]) -> Scores:
+        """The scores of the texts numbered ``rows``."""
+        fluency: Any = self._sums.get("fluency")
+        embedding: Any = self._sums.get("embedding")
+        blank = self._tokens == 0
+        if fluency is not None:
+            mean = np.where(blank, 1, fluency / np.where(blank, 1, self._tokens))
+            fluency = mean.astype(np.float32)[rows]
+        if embedding is not None:
+            length = np.linalg.norm(embedding, axis=1, keepdims=True)
+            embedding = (embedding / np.where(length > 0, length, 1))[rows]
+        return Scores(self._toxicity[rows], fluency, embedding)
+
+
+@dataclass(frozen=True)
+class _ToxicClasses:
+    """Which columns of a classifier's logits mean toxic, and whether classes exclude each other."""
+
+    columns: list[int]
+    exclusive: bool
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], outputs: list[str], folder: Path) -> _ToxicClasses:
+        if "logits" not in outputs:
+            raise ModelError(
+                f"{folder}: the screener gives {', '.join(outputs)}; it must give 'toxicity', or "
+                "'logits' with id2label in config.json"
+            )
+        labels = {int(number): str(label) for number, label in config.get("id2label", {}).items()}
+        columns = [number for number, label in labels.items() if label.lower() in TOXIC_LABELS]
+        if not columns:
+            raise ModelError(
+                f"{folder}: none of the screener's labels ({', '.join(labels.values()) or 'none'}) "
+                f"is one of {', '.join(sorted(TOXIC_LABELS))}; rename the toxic one in config.json"
+            )
+        several = config.get("problem_type") == "multi_label_classification"
+        return cls(columns, exclusive=len(labels) > 1 and not several)
+
+    def toxicity(self, logits: Floats) -> Floats:
+        """Probability (B,) of the toxic classes, from logits (B, C)."""
+        probs: Floats
+        if not self.exclusive:
+            probs = np.exp(-np.logaddexp(np.float32(0), -logits[:, self.columns]))
+            return np.asarray(probs.max(axis=1))
+        probs = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probs /= probs.sum(axis=1, keepdims=True)
+        return np.asarray(probs[:, self.columns].sum(axis=1))
+
+
+def _halve(text: str) -> tuple[str, str]:
+    """Both halves of ``text``, parted at a space near its middle where there is one."""
+    middle = len(text) // 2
+    space = text.rfind(" ", middle // 2 + 1, middle + 1)
+    cut = space if space > 0 else middle
+    return text[:cut], text[cut:]
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        sizes = config["max_tokens"], config["pad_token_id"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{file} is not usable: {error!r}; it must be JSON with max_tokens and pad_token_id"
+        ) from error
+    if not all(isinstance(size, int) for size in sizes) or sizes[0] < 8 or sizes[1] < 0:
+        raise BundleError(
+            f"{file}: max_tokens must be at least 8 and pad_token_id at least 0, not {sizes}"
+        )
+    return config
+
+
+def _load_tokenizer(file: Path) -> Any:
+    import tokenizers
+
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises nothing narrower
+        raise BundleError(f"{file} is no tokenizer: {error}; export the bundle again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # "[SEP]" inside a comment is plain text
+    return tokenizer
+
+
+def _load_session(file: Path, threads: int, device: str) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingExtraError("screening", "cpu", "onnxruntime") from error
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.enable_mem_pattern = False  # it would keep one plan for every shape it meets
+    # llama.cpp works on the same cores: an idle thread must not burn one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(file, options, providers=_providers(ort, device))
+    except ModelError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise BundleError(
+            f"{file} cannot be loaded by ONNX Runtime: {error}; export the bundle again"
+        ) from error
+
+
+def _providers(ort: Any, device: str) -> list[str]:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device must be auto, cpu or cuda, not {device!r}")
+    cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    if device == "cuda" and not cuda:
+        raise ModelError(
+            "device 'cuda' was asked for, but the installed ONNX Runtime has no CUDA: run  pip "
+            "uninstall onnxruntime && pip install \"sro-edge[gpu]\"  or use device 'cpu'"
+        )
+    wanted = ["CUDAExecutionProvider"] if cuda and device != "cpu" else []
+    return [*wanted, "CPUExecutionProvider"]
