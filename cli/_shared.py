@@ -142,14 +142,17 @@ def _progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
             yield show
     else:
-        said = started
+        said = seen = started
+        last: Progress | None = None
 
         def say(state: Progress) -> None:
-            nonlocal said
+            # Rows come in bursts: the line is of the end of one, where the speed is right.
+            nonlocal said, seen, last
             now = time.monotonic()
-            if now - said >= _LINE_SECONDS:
-                said = now
-                click.echo(progress_line(state, now - started), err=True)
+            if last is not None and now - seen > 0.2 and seen - said >= _LINE_SECONDS:
+                click.echo(progress_line(last, seen - started), err=True)
+                said = seen
+            last, seen = state, now
 
         yield say
 

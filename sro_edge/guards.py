@@ -15,18 +15,30 @@ _REFUSAL = re.compile(
 )
 
 
+def tidy(answer: str, comment: str) -> str:
+    """``answer`` without a separator left over at either end, closed as ``comment`` was closed."""
+    text = answer.strip().lstrip(",;:.- ").rstrip(",;:- ")
+    end = comment.rstrip()[-1:]
+    if text and end in {".", "!", "?", "…"} and text[-1].isalnum():
+        text += end
+    return text
+
+
 def is_refusal(answer: str, comment: str) -> bool:
     """Whether the model declined; a comment that itself speaks so is not held against it."""
     return bool(_REFUSAL.search(answer)) and not _REFUSAL.search(comment)
 
 
 def survives(answer: str, comment: str) -> bool:
-    """Whether every URL, handle, e-mail address and number of ``comment`` stands in ``answer``.
+    """Whether what must survive of ``comment`` stands in ``answer``, and nothing foreign came in.
 
-    Numbers must be the very same, so none may be added either.
+    URLs, handles, e-mail addresses and emoji must be there, numbers must be the very same, and a
+    word with letters beyond ASCII must come from the comment: small models garble these.
     """
     lost = Counter(protected(comment)) - Counter(protected(answer))
-    return not lost and Counter(_NUMBER.findall(comment)) == Counter(_NUMBER.findall(answer))
+    same_numbers = Counter(_NUMBER.findall(comment)) == Counter(_NUMBER.findall(answer))
+    foreign = {w for w in answer.lower().split() if not w.isascii()}
+    return not lost and same_numbers and foreign <= set(comment.lower().split())
 
 
 def is_degenerate(answer: str, comment: str) -> bool:

@@ -55,15 +55,16 @@ def free_spans(text: str) -> list[Span]:
     for sentence in sentences(text):
         start = sentence.start
         for kept in [*protected_spans(text, sentence), Span(sentence.end, sentence.end)]:
-            part = _strip(text, start, kept.start)
+            part = _trim(text, start, kept.start, inner=start > sentence.start)
             if any(c.isalpha() for c in part.of(text)):
                 spans.append(part)
             start = kept.end
     return spans
 
 
-def _strip(text: str, start: int, end: int) -> Span:
-    while start < end and text[start].isspace():
+def _trim(text: str, start: int, end: int, *, inner: bool) -> Span:
+    """The span without white space around it and, after a kept part, without leading marks."""
+    while start < end and (text[start].isspace() or (inner and not text[start].isalnum())):
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1

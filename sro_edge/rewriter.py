@@ -19,7 +19,7 @@ import numpy as np
 
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import delete_words
-from sro_edge.guards import is_degenerate, is_refusal, survives
+from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
 from sro_edge.job import Job, Piece, free_spans
 from sro_edge.screener import Scores, passes
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
-_CHUNK = 1024  # comments screened and rewritten together
+_CHUNK = 512  # comments screened and rewritten together
 _CACHE = 20_000  # records kept for comments that come again
 _CACHE_CHARS = 1_000  # longer comments are not kept
 
@@ -262,7 +262,7 @@ class Rewriter:
         for piece in pieces:
             piece.reason = _early_reason(answers[piece.text], piece.text) or piece.reason
         return {
-            t: list(dict.fromkeys(c.text for c in found if c.finished))
+            t: list(dict.fromkeys(tidy(c.text, t) for c in found if c.finished))
             for t, found in answers.items()
         }
 

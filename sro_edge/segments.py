@@ -1,4 +1,4 @@
-"""Long comment -> spans with offsets; and what must survive a rewrite (URLs, handles, e-mail)."""
+"""Long comment -> spans with offsets; and what must survive a rewrite (URLs, handles, emoji)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _PROTECTED = re.compile(
     | [\w.+-]+@[\w-]+(?:\.[\w-]+)+                          # e-mail address
     | (?<![\w@])@\w{2,}                                     # @handle
     | (?<!\w)/?[ru]/\w{2,}                                  # r/forum, u/user
+    | [\u2600-\u27bf\ufe0f\u200d\U0001f000-\U0001faff]+    # emoji and their joiners
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -74,10 +75,10 @@ def windows(text: str, max_chars: int = 400) -> list[Span]:
 
 
 def protected_spans(text: str, within: Span) -> list[Span]:
-    """Spans of URLs, e-mail addresses, @handles and r/forums inside ``within``, in order."""
+    """Spans of URLs, e-mail addresses, @handles, r/forums and emoji inside ``within``, in order."""
     return [Span(*m.span()) for m in _PROTECTED.finditer(text, within.start, within.end)]
 
 
 def protected(text: str) -> list[str]:
-    """URLs, e-mail addresses, @handles and r/forums in ``text``, in order."""
+    """URLs, e-mail addresses, @handles, r/forums and emoji in ``text``, in order."""
     return [span.of(text) for span in protected_spans(text, Span(0, len(text)))]

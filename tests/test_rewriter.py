@@ -125,6 +125,12 @@ def test_only_the_toxic_sentence_changes() -> None:
     assert {r.prompt for r in engine.detoxifier.requests} == {"you idiot."}  # type: ignore[attr-defined]
 
 
+def test_text_around_kept_parts_stays_as_it_is() -> None:
+    engine = rewriter(lambda prompt, greedy: ["that man knows all"])
+    found = next(engine.rewrite(["ask @someone, that idiot knows all 🙏"]))
+    assert found.text == "ask @someone, that man knows all 🙏"
+
+
 def test_numbers_must_survive() -> None:
     found = one(
         "idiot, it costs 12.50", lambda p, greedy: ["it costs 13"] if greedy else ["it costs 12.50"]

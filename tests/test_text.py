@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sro_edge.deletion import delete_words
-from sro_edge.guards import is_degenerate, is_refusal, survives
+from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate, recase
 from sro_edge.segments import protected, sentences, windows
 
@@ -83,6 +83,11 @@ def test_guards() -> None:
     assert survives("see 3 of http://a.org/b", "idiot see 3 of http://a.org/b")
     assert not survives("see 4", "see 3")
     assert not survives("see it", "see @someone")
+    assert not survives("thanks", "thanks 👍")
+    assert survives("très bien", "Très bien, idiot")
+    assert not survives("tr�s bien", "très bien, idiot")
+    assert tidy(", did you try it,", "dumbass, did you try it, moron?") == "did you try it?"
+    assert tidy("fine...", "stupid.") == "fine..."
     assert is_refusal("I'm sorry, but no", "you fool")
     assert not is_refusal("i'm sorry, but no", "i'm sorry, but you are a fool")
 
