@@ -83,7 +83,8 @@ class ToxicNoise:
             start = end
 
     def _toxic_clauses(self, tokens: list[str]) -> list[tuple[str, ...]]:
-        clauses, current = [], []
+        clauses: list[tuple[str, ...]] = []
+        current: list[str] = []
         for token in [*tokens, "."]:
             if token in {".", ",", "!", "?", ";", ":", "-", "and", "but"}:
                 toxic = sum(w in self.lexicon for w in current)

@@ -180,7 +180,8 @@ def make_optimizers(
     model: LlamaForCausalLM, config: WarmStartConfig
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers and AdamW for the rest, or AdamW for all."""
-    inner, outer = [], []
+    inner: list[torch.nn.Parameter] = []
+    outer: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         use_muon = config.optimizer == "muon" and parameter.ndim == 2 and ".layers." in name
         (inner if use_muon else outer).append(parameter)
