@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 import tomllib
 import types
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sro_edge.checkpoints import write_json
 from sro_edge.errors import MissingExtraError, OutputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,7 +42,7 @@ def config_options(kind: type[Any], skip: tuple[str, ...] = ()) -> Callable[[F],
                 type=hint,
                 default=item.default,
                 show_default=item.default is not None,
-                help=item.metadata.get("help"),
+                help=item.metadata["help"][:1].upper() + item.metadata["help"][1:] + ".",
             )(command)
         return command
 
@@ -118,6 +120,18 @@ def needs(command: str, extra: str, *modules: str) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def record_data(run: Path, files: dict[str, tuple[Path, ...]]) -> None:
+    """Add to ``run.json`` which files the run learned from, by role: the model card names them.
+
+    Of a path, the file and its folder are kept: enough to know the file, nothing of the machine.
+    """
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    record["data"] = {
+        role: ["/".join(p.parts[-2:]) for p in paths] for role, paths in files.items()
+    }
+    write_json(run / "run.json", record)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from sro_edge.cli._training import (
     build_config,
     config_options,
     needs,
+    record_data,
     run_folder,
     run_options,
     training_progress,
@@ -94,6 +95,7 @@ def train(
             judge=second or None,
             progress=progress,
         )
+    record_data(run, {"toxic": toxic})
     record = json.loads((run / "run.json").read_text("utf-8"))
     click.echo(
         f"held-out pass rate {record['before']['eval/pass_rate']:.3f} before, "

@@ -12,6 +12,7 @@ from sro_edge.cli._training import (
     build_config,
     config_options,
     needs,
+    record_data,
     run_folder,
     run_options,
     training_progress,
@@ -95,4 +96,6 @@ def train_screener(
             test=read_labelled(test, column, label=label) if test else None,
             progress=progress,
         )
+    roles = {"train": train, "toxic": toxic, "clean": clean, "dev": dev, "sentences": sentences}
+    record_data(run, roles)
     click.echo(model)

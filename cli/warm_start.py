@@ -12,6 +12,7 @@ from sro_edge.cli._training import (
     build_config,
     config_options,
     needs,
+    record_data,
     run_folder,
     run_options,
     training_progress,
@@ -75,4 +76,5 @@ def warm_start(
     )
     with training_progress(config.tokens, "tokens", ("loss",)) as progress:
         model = train(piles, run, config, Encoder(encoder), progress=progress)
+    record_data(run, {"toxic": toxic, "clean": clean, "plain": plain, "mining": mining})
     click.echo(model)
