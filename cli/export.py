@@ -48,6 +48,11 @@ _GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "q4_0")
     show_default=True,
     help="SPDX identifier of the weights' licence; a base model may set it.",
 )
+@click.option(
+    "--notes",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Markdown file put at the end of the model card.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @click.option("--quiet", is_flag=True, help="No progress, no table.")
 def export(
@@ -61,6 +66,7 @@ def export(
     name: str | None,
     bundle_version: str,
     license_id: str,
+    notes: Path | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
@@ -97,6 +103,7 @@ def export(
         name=name,
         version=bundle_version,
         license=license_id,
+        notes=notes.read_text("utf-8") if notes else "",
     )
     console = stderr()
     proof = export_bundle(

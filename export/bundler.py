@@ -41,6 +41,7 @@ class ExportConfig:
         name: the bundle's name; default that of its folder.
         version: the bundle's version.
         license: SPDX identifier of the weights.
+        notes: Markdown for the end of the model card.
     """
 
     gguf_type: str = "q8_0"
@@ -49,6 +50,7 @@ class ExportConfig:
     name: str | None = None
     version: str = "0.1.0"
     license: str = "Apache-2.0"
+    notes: str = ""
 
     def __post_init__(self) -> None:
         """Refuse types that cannot be written."""
@@ -195,6 +197,7 @@ def _describe(
         outputs=fields["outputs"],
         weights=config.screener_weights,
         proof=proof,
+        notes=config.notes,
         **training,
     )
     (folder / "README.md").write_text(card, "utf-8")

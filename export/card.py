@@ -52,7 +52,7 @@ writes nothing.
 - Screener and rewriter carry the biases of their training texts, such as marking dialects or
   names of groups as toxic. Languages they were not trained on are outside their use.
 - Rewriting is not anonymisation, and a rewritten dump is not safe for work by guarantee.
-"""
+{notes}"""
 
 
 def model_card(
@@ -66,6 +66,7 @@ def model_card(
     policy: dict[str, Any],
     screener: dict[str, Any],
     proof: dict[str, Any],
+    notes: str = "",
 ) -> str:
     """Markdown text of ``README.md``.
 
@@ -79,6 +80,7 @@ def model_card(
         policy: the policy's ``run.json``.
         screener: the screener's ``run.json``.
         proof: content of ``proof.json``.
+        notes: Markdown put at the end.
     """
     return _TEXT.format(
         name=name,
@@ -93,6 +95,7 @@ def model_card(
             f"| {row['meaning']} | {row['value']:.4g} | {bound_text(row)} |"
             for row in proof.values()
         ),
+        notes=f"\n{notes.strip()}\n" if notes.strip() else "",
     )
 
 

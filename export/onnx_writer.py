@@ -165,7 +165,7 @@ def find_toxic(labels: list[str], wanted: str | None) -> int:
 
 def is_multi_label(config: Any) -> bool:
     """Whether each label has a probability of its own (sigmoid), not a share of one (softmax)."""
-    return config.problem_type == "multi_label_classification" or config.num_labels == 1
+    return bool(config.problem_type == "multi_label_classification" or config.num_labels == 1)
 
 
 def _thresholds(run: Run) -> Thresholds:

@@ -328,5 +328,8 @@ def _finish(policy: Policy, run: Path, config: SROConfig, state: dict[str, Any])
         "before": state["first"],
         "kept": state["best"],
     }
+    origin = Path(policy.base).parent / "run.json"
+    if origin.is_file():  # the model came from a run of ours: say how it was made, too
+        record["base_run"] = json.loads(origin.read_text("utf-8"))
     (run / "run.json").write_text(json.dumps(record, indent=2))
     return out
