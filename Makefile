@@ -42,7 +42,8 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge train-screener --recipe recipes/judge.toml
 	$(BIN)/sro-edge warm-start --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge train --recipe recipes/default_bundle.toml
-	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/bundle --overwrite
+	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/bundle \
+		--name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
 
 clean:  ## remove what the targets above made, but not the compiled wheel
 	rm -rf $(VENV) build dist *.egg-info
@@ -50,6 +51,7 @@ clean:  ## remove what the targets above made, but not the compiled wheel
 # llama-cpp-python is compiled here: about six minutes on two cores, once for all environments.
 $(VENV)/.wheel: $(SOURCES)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q "pip>=25.1"
 	ls $(WHEELS)/$(LLAMA)-*.whl >/dev/null 2>&1 || \
 		$(PIP) wheel -q --no-deps -c constraints.txt -w $(WHEELS) llama-cpp-python
 	touch $@
