@@ -22,8 +22,8 @@ from sro_edge.bundle import Thresholds
 from sro_edge.errors import ExportError, ModelError
 from sro_edge.export.quiet import quiet
 from sro_edge.export.runs import Run
+from sro_edge.screener import TOXIC_LABELS
 
-TOXIC_NAMES = ("toxic", "toxicity", "hate", "hateful", "offensive")
 FLUENT_NAME = "fluent"
 _OPSET = 18
 _MAX_TOKENS = 512
@@ -103,7 +103,7 @@ def load_screener(run: Run, toxic_label: str | None = None) -> Screener:
 
     Args:
         run: a screener run, or the folder of any sequence classifier.
-        toxic_label: name of the toxic label where it is not one of :data:`TOXIC_NAMES`.
+        toxic_label: name of the toxic label, where it is not one of ``TOXIC_LABELS``.
 
     Raises:
         ExportError: no label, or more than one, can be the toxic one; or unusable thresholds.
@@ -142,7 +142,7 @@ def load_screener(run: Run, toxic_label: str | None = None) -> Screener:
         fluent if is_multi_label(model.config) else None,
         getattr(model.config, "sro_embedding", None) == "mean",
     )
-    limits = (_MAX_TOKENS, model.config.max_position_embeddings, tokenizer.model_max_length)
+    limits = (_MAX_TOKENS, tokenizer.model_max_length, _positions(model))
     pad = tokenizer.pad_token_id
     return Screener(graph.eval(), core, _thresholds(run), 0 if pad is None else pad, min(limits))
 
@@ -153,7 +153,7 @@ def find_toxic(labels: list[str], wanted: str | None) -> int:
     Raises:
         ExportError: not exactly one fits.
     """
-    names = [wanted.lower()] if wanted is not None else TOXIC_NAMES
+    names = {wanted.lower()} if wanted is not None else TOXIC_LABELS
     fitting = [i for i, label in enumerate(labels) if label.lower() in names]
     if len(fitting) != 1:
         raise ExportError(
@@ -166,6 +166,14 @@ def find_toxic(labels: list[str], wanted: str | None) -> int:
 def is_multi_label(config: Any) -> bool:
     """Whether each label has a probability of its own (sigmoid), not a share of one (softmax)."""
     return bool(config.problem_type == "multi_label_classification" or config.num_labels == 1)
+
+
+def _positions(model: Any) -> int:
+    """Longest input that the position embeddings cover; RoBERTa counts from its padding on."""
+    positions: int = model.config.max_position_embeddings
+    embeddings = getattr(model.base_model, "embeddings", None)
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return positions if padding is None else positions - padding - 1
 
 
 def _thresholds(run: Run) -> Thresholds:

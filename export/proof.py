@@ -22,6 +22,7 @@ from sro_edge.export.onnx_writer import Screener, ScreenerGraph
 from sro_edge.export.probes import AWKWARD, COMMENTS, PROMPTS
 from sro_edge.llama import Llama, physical_cores
 from sro_edge.prompt import Tokenize
+from sro_edge.screener import passes
 from sro_edge.training.tokens import tokenize_with
 
 Floats = npt.NDArray[np.float32]
@@ -121,6 +122,7 @@ def prove_screener(
     """
     names = screener.graph.outputs
     found, same, trained = _scores(screener, stored, file)
+    decisions = [[passes(t, threshold) for t in s["toxicity"]] for s in (found, trained)]
     figures = [
         Figure(
             "screener.graph",
@@ -131,7 +133,7 @@ def prove_screener(
         Figure(
             "screener.flips",
             f"decisions at {threshold:g} turned by storing the weights",
-            float(((found["toxicity"] > threshold) != (trained["toxicity"] > threshold)).mean()),
+            float(np.mean([a != b for a, b in zip(*decisions, strict=True)])),
             at_most=0.01,
             advice="store them as they are with --screener-weights fp32",
         ),
@@ -154,7 +156,8 @@ def _scores(
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     parts: list[list[Sequence[Floats]]] = [[], [], []]
-    for ids, mask in _batches(screener, (*AWKWARD, *COMMENTS)):
+    longest = " ".join(COMMENTS)  # cut at the longest input
+    for ids, mask in _batches(screener, (*AWKWARD, *COMMENTS, longest)):
         feeds = {"input_ids": ids, "attention_mask": mask}
         parts[0].append(session.run(screener.graph.outputs, feeds))
         for part, graph in zip(parts[1:], (stored, screener.graph), strict=True):

@@ -383,6 +383,24 @@ def test_plain_classifier_is_a_softmax_over_its_labels(tmp_path: Path) -> None:
     assert toxicity.item() == pytest.approx(logits.softmax(-1)[0, 1].item())
 
 
+def test_positions_that_count_from_the_padding_token_shorten_the_input(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    config = transformers.RobertaConfig(
+        vocab_size=100,
+        num_hidden_layers=1,
+        max_position_embeddings=34,
+        pad_token_id=1,
+        id2label={0: "ok", 1: "toxic"},
+        **shape,
+    )
+    transformers.RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    make_word_tokenizer().save_pretrained(tmp_path)
+    screener = load_screener(open_run(tmp_path, "screener"))
+    assert screener.max_tokens == 32
+    ids = torch.full((1, 32), 7)
+    assert screener.graph(ids, torch.ones_like(ids))[0].shape == (1,)
+
+
 @pytest.mark.parametrize(
     ("labels", "wanted", "index"),
     [(["neutral", "Toxic"], None, 1), (["LABEL_0", "LABEL_1"], "label_1", 1), (["hate"], None, 0)],
@@ -456,6 +474,43 @@ def test_bundle_is_whole_and_proven(adapter_run: Path, screener_run: Path, tmp_p
     assert {"merge.logits", "gguf.q8_0.kl", "screener.flips"} <= set(figures)
     card = (out / "README.md").read_text()
     assert all(row["meaning"] in card for row in figures.values())
+
+
+def test_chat_model_is_prompted_through_its_own_template(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("qwen2", normalizers.NFC())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    make_model("Qwen2").save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    export_bundle(tmp_path / "chat", None, tmp_path / "out")
+    template = load_policy(open_run(tmp_path / "chat", "policy")).template
+    assert template.prefix.startswith("<|im_start|>user\n")
+    assert template.suffix == "<|im_end|>\n<|im_start|>assistant\n"
+    assert not (tmp_path / "out" / "lexicon.json").exists()
+
+
+def test_bundle_serves_the_runtime(policy_run: Path, screener_run: Path, tmp_path: Path) -> None:
+    from sro_edge.detoxifier import Detoxifier, Request
+    from sro_edge.screener import Screener
+
+    export_bundle(policy_run, screener_run, tmp_path / "b")
+    bundle = Bundle.load(tmp_path / "b")
+    screener = load_screener(open_run(screener_run, "screener"))
+    ids = screener.tokenizer.encode(SENTENCES[1]).ids
+    with torch.inference_mode():
+        expected = screener.graph(torch.tensor([ids]), torch.ones((1, len(ids))).long())
+    scores = Screener(bundle.screener, threads=1).score([SENTENCES[1]])
+    assert scores.fluency is not None
+    assert scores.toxicity[0] == pytest.approx(expected[0].item(), abs=0.1)
+    assert scores.fluency[0] == pytest.approx(expected[1].item(), abs=0.1)
+    with Detoxifier(
+        bundle.detoxifier, bundle.prompt, threads=1, slots=2, max_prompt_tokens=96
+    ) as engine:
+        (answer,) = engine.generate([Request(0, SENTENCES[1], max_new_tokens=8)])
+    assert answer[1][0].tokens <= 8
 
 
 def test_every_gguf_type_can_be_written(policy_run: Path, tmp_path: Path) -> None:
