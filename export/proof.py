@@ -202,7 +202,8 @@ def _open(file: Path, longest: int) -> Any:
 
     llama = Llama(
         file,
-        threads=physical_cores(),
+        # llama.cpp's threads spin while they wait: with none to spare, a busy machine crawls.
+        threads=max(1, physical_cores() // 2),
         device="cpu",
         sequences=_ROWS,
         longest=longest,
