@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import click
 
-from sro_edge.checkpoints import write_json
 from sro_edge.errors import MissingExtraError, OutputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,6 +126,8 @@ def record_data(run: Path, files: dict[str, tuple[Path, ...]]) -> None:
 
     Of a path, the file and its folder are kept: enough to know the file, nothing of the machine.
     """
+    from sro_edge.checkpoints import write_json
+
     record = json.loads((run / "run.json").read_text("utf-8"))
     record["data"] = {
         role: ["/".join(p.parts[-2:]) for p in paths] for role, paths in files.items()

@@ -78,9 +78,9 @@ def convert_gguf(source: Path, target: Path, gguf_type: str) -> None:
     Raises:
         ExportError: llama.cpp refuses.
     """
-    from sro_edge.llama import _library
+    from sro_edge.llama import library
 
-    lib = _library()
+    lib = library()
     params = lib.llama_model_quantize_default_params()
     params.ftype = getattr(lib, GGUF_TYPES[gguf_type])
     code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))

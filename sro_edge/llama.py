@@ -53,7 +53,7 @@ class Llama:
         cells: int,
     ) -> None:
         """Load the model and make the context."""
-        self._lib = _library()
+        self._lib = library()
         gpu = _use_gpu(self._lib, device)
         model = _load_model(self._lib, path, gpu)
         try:
@@ -295,7 +295,7 @@ _log_level = 0
 
 
 @functools.cache
-def _library() -> Any:
+def library() -> Any:
     """The llama_cpp module, initialised, its log kept off the terminal."""
     import llama_cpp
 

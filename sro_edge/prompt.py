@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,8 +45,8 @@ class PromptTemplate:
             )
 
     def normalise(self, comment: str) -> str:
-        """The comment on one line, as the model reads it."""
-        text = _SPACE.sub(" ", comment).strip()
+        """The comment on one line and in NFC (as many tokenizers do), as the model reads it."""
+        text = unicodedata.normalize("NFC", _SPACE.sub(" ", comment)).strip()
         return text.lower() if self.lowercase else text
 
     def encode(self, comment: str, tokenize: Tokenize) -> list[int]:

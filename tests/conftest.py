@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # toys gain nothing from more, busy machines lose
 
 CONTROL_TOKENS = ("<s>", "</s>", "<pad>", "<|rewrite|>")
 TOXIC_WORDS = ("idiot", "stupid", "moron")
