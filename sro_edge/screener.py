@@ -59,6 +59,8 @@ class Screener:
         threads: CPU threads; default one per physical core.
         device: ``cpu``, ``cuda``, or ``auto`` for the GPU where ONNX Runtime can use one.
         batch_tokens: tokens of one batch, padding included; a longer window is a batch alone.
+            Default 16,384 on a GPU, and 512 on a CPU, whose caches more would overflow (measured:
+            198 comments/s with 512, 112 with 4,096, one thread).
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -72,15 +74,16 @@ class Screener:
         *,
         threads: int | None = None,
         device: str = "auto",
-        batch_tokens: int = 4096,
+        batch_tokens: int | None = None,
     ) -> None:
         """Load graph and tokenizer, and run the graph once."""
         config = _read_config(folder / "config.json")
         self._max_tokens: int = config["max_tokens"]
         self._pad: int = config["pad_token_id"]
-        self._batch_tokens = batch_tokens
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
         self._session = _load_session(folder / "model.onnx", threads or physical_cores(), device)
+        on_gpu = "CUDAExecutionProvider" in self._session.get_providers()
+        self._batch_tokens = batch_tokens or (16_384 if on_gpu else 512)
         self._inputs = [node.name for node in self._session.get_inputs()]
         self._outputs = [node.name for node in self._session.get_outputs()]
         self._classes = None
