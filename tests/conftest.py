@@ -1,6 +1,7 @@
-"""Tiny random models for the tests: a llama GGUF and a screener folder, both made in a second.
+"""What the tests share: a small dump, runs to export, a tiny llama GGUF and a screener folder.
 
-They speak the real file formats; only their size and their weights are toys.
+They speak the real file formats; only their size and their weights are toys. The plain functions
+and classes behind them lie in ``tables`` (dumps) and ``toy_models`` (runs).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # toys gain nothing from more, busy machines lose
 
+pytest.register_assert_rewrite("tables")  # its asserts then show values, as a test's do
+
 CONTROL_TOKENS = ("<s>", "</s>", "<pad>", "<|rewrite|>")
 TOXIC_WORDS = ("idiot", "stupid", "moron")
 # fmt: off
@@ -25,6 +28,60 @@ PLAIN_WORDS = (
     "your", "point", "wrong", "silly", "people", ".", "!", "?", ",",
 )
 # fmt: on
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A dump of the comments of ``tables``."""
+    from tables import write_comments
+
+    path = tmp_path / "in.parquet"
+    write_comments(path)
+    return path
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where a dump is written to."""
+    return tmp_path / "out.parquet"
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy models gain nothing from threads, and lose much on a busy machine."""
+    from sro_edge.export import proof
+
+    monkeypatch.setattr(proof, "physical_cores", lambda: 1)
+
+
+@pytest.fixture(scope="session")
+def policy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished warm start, as the trainer leaves it."""
+    from toy_models import write_policy_run
+
+    run = tmp_path_factory.mktemp("warm-start")
+    write_policy_run(run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def adapter_run(policy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished SRO run with a LoRA adapter on top of the warm start."""
+    from toy_models import write_adapter_run
+
+    run = tmp_path_factory.mktemp("sro")
+    write_adapter_run(run, policy_run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def screener_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished screener run: a tiny BERT with both labels and an embedding."""
+    from toy_models import write_screener_run
+
+    run = tmp_path_factory.mktemp("screener")
+    write_screener_run(run)
+    return run
 
 
 @pytest.fixture(scope="session")
