@@ -165,6 +165,33 @@ def test_accumulated_micro_batches_equal_one_batch(policy_run: Path) -> None:
     assert torch.allclose(gradient(1), gradient(2), atol=1e-6)
 
 
+def test_rpo_adds_the_likelihood_of_passing_samples(policy_run: Path) -> None:
+    policy = Policy(policy_run / "model", SROConfig(lora=False))
+    samples = rollout(policy.model, policy.prompter, TOXIC[:2], samples=2, max_new_tokens=8)
+    verdicts = Verdicts(torch.tensor([True, False, True, False]), torch.zeros(4), None, None)
+    plain = step_loss(policy, TOXIC[:2], samples, verdicts, SROConfig())[0]
+    added = step_loss(policy, TOXIC[:2], samples, verdicts, SROConfig(rpo_alpha=0.5))[0]
+    passing = [samples[0], samples[2]]
+    rows = [(s.comment, s.ids) for s in passing]
+    logps = policy.logprobs(policy.prompter.collate(TOXIC[:2], rows))
+    mean = sum(p / len(s.ids) for p, s in zip(logps.tolist(), passing, strict=True)) / 2
+    assert (added - plain).item() == pytest.approx(-0.5 * mean, abs=1e-4)
+
+
+def test_full_preference_rejects_a_failing_sample_of_the_same_comment(policy_run: Path) -> None:
+    policy = Policy(policy_run / "model", SROConfig(lora=False))
+    with torch.no_grad():  # away from the reference, so that margins are not 0
+        for parameter in policy.model.parameters():
+            parameter.mul_(1.05)
+    samples = rollout(policy.model, policy.prompter, TOXIC[:1], samples=2, max_new_tokens=8)
+    verdicts = Verdicts(torch.tensor([True, False]), torch.zeros(2), None, None)
+    batch = policy.prompter.collate(TOXIC[:1], [(0, s.ids) for s in samples])
+    ratios = (policy.logprobs(batch) - policy.reference_logprobs(batch)).tolist()
+    config = SROConfig(beta=1.0, full_preference=True)
+    margin = step_loss(policy, TOXIC[:1], samples, verdicts, config)[1]["rewards/margins"]
+    assert margin == pytest.approx((ratios[0] - ratios[1] - ratios[1]) / 2, abs=1e-3)
+
+
 def test_rollout_is_in_eval_mode_and_restores_the_mode(policy_run: Path) -> None:
     policy = Policy(policy_run / "model", SROConfig(lora=False))
     policy.model.train()

@@ -68,6 +68,13 @@ class SROConfig:
         default=0.1, metadata={"help": "epsilon of the loss; keeps the fail term finite"}
     )
     learning_rate: float = field(default=0.0, metadata={"help": "0: 2e-4 with LoRA, 3e-5 without"})
+    rpo_alpha: float = field(
+        default=0.0, metadata={"help": "weight of the likelihood of passing samples, per token"}
+    )
+    full_preference: bool = field(
+        default=False,
+        metadata={"help": "where a comment has passing and failing samples, reject one of these"},
+    )
     lora: bool | None = field(default=None, metadata={"help": "default: from 50 M parameters on"})
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
     screener_flip_rate: float = field(

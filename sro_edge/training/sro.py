@@ -24,7 +24,7 @@ from sro_edge.errors import InputError, ModelError
 from sro_edge.training import checkpoint
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Follower, Verdicts
-from sro_edge.training.objective import answer_logprobs, sro_loss
+from sro_edge.training.objective import IGNORED, answer_logprobs, sro_loss
 from sro_edge.training.rollout import Prompter, Sample, rollout
 from sro_edge.training.templates import template_for
 
@@ -120,17 +120,18 @@ def step_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Loss of one rollout and its metrics, under trl's names."""
     prompter = policy.prompter
-    used = sorted(
-        {s.comment for s, ok in zip(samples, verdicts.passed.tolist(), strict=True) if ok}
-    )
+    verdict = list(zip(samples, verdicts.passed.tolist(), strict=True))
+    used = sorted({s.comment for s, ok in verdict if ok})
     rows: list[tuple[int, Sequence[int]]] = [(s.comment, s.ids) for s in samples]
     rows += [(i, prompter.answer(comments[i])) for i in used]  # the input echoed, for r(x)
+    rejected = {comment: len(samples) + k for k, comment in enumerate(used)}
+    if config.full_preference:
+        rejected |= {s.comment: row for row, (s, ok) in enumerate(verdict) if not ok}
     batch = prompter.collate(comments, rows)
     logps = policy.logprobs(batch)
     ratios = logps - policy.reference_logprobs(batch)
-    echo = {comment: len(samples) + k for k, comment in enumerate(used)}
-    # A failing sample's r(x) is not used: any row will do.
-    ratio_x = ratios[torch.tensor([echo.get(s.comment, 0) for s in samples])]
+    # A failing sample's counterpart is not used: any row will do.
+    ratio_x = ratios[torch.tensor([rejected.get(s.comment, 0) for s in samples])]
     passed = verdicts.passed.to(ratios.device)
     loss, margins = sro_loss(
         ratios[: len(samples)],
@@ -140,6 +141,11 @@ def step_loss(
         label_smoothing=config.label_smoothing,
     )
     chosen = passed.nonzero().flatten()
+    if config.rpo_alpha and len(chosen):
+        # RPO (Pang et al. 2024, eq. 3; trl's rpo_alpha): without it the margin grows mostly by
+        # making the echo unlikely, and copying, which every rewrite needs, goes down with it.
+        lengths = (batch["labels"][chosen.cpu()] != IGNORED).sum(1).to(logps.device)
+        loss = loss - config.rpo_alpha * (logps[chosen] / lengths).mean()
     metrics = {
         "loss": loss.item(),
         "pass_rate": verdicts.passed.float().mean().item(),
