@@ -5,7 +5,7 @@ VENV ?= .venv
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sro-edge/wheels
 DATA ?= data
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 LLAMA := $(shell sed -n 's/^llama-cpp-python==/llama_cpp_python-/p' constraints.txt)
 SOURCES := pyproject.toml constraints.txt
 
@@ -44,6 +44,7 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge train --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/bundle \
 		--name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
+	cp -r runs/bundle/. sro_edge/default_bundle/
 
 clean:  ## remove what the targets above made, but not the compiled wheel
 	rm -rf $(VENV) build dist *.egg-info

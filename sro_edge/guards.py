@@ -8,6 +8,7 @@ from collections import Counter
 from sro_edge.segments import protected
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_LEFT_OVER = re.compile(r"[\s,;:-]*[,;:-][\s,;:-]*(?=[.!?…]*$)")  # before the closing mark
 _REFUSAL = re.compile(
     r"\b(?:as an ai|language model|i (?:can(?:no|')t|am unable to|won't) "
     r"(?:help|assist|rewrite|fulfil|comply|provide)|i'm sorry,? but|i apologi[sz]e,? but)\b",
@@ -17,7 +18,7 @@ _REFUSAL = re.compile(
 
 def tidy(answer: str, comment: str) -> str:
     """``answer`` without a separator left over at either end, closed as ``comment`` was closed."""
-    text = answer.strip().lstrip(",;:.- ").rstrip(",;:- ")
+    text = _LEFT_OVER.sub("", answer.strip().lstrip(",;:.- "))
     end = comment.rstrip()[-1:]
     if text and end in {".", "!", "?", "…"} and text[-1].isalnum():
         text += end

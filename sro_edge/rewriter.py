@@ -281,14 +281,19 @@ class Rewriter:
         for piece in pieces:
             best = 0.0
             for answer in usable.get(piece.text, ()):
-                value, reason = self._value(scores, row[piece.text], row[answer])
+                value, reason = self._value(scores, row[piece.text], row[answer], engine)
                 if value > best:
                     best, piece.answer, piece.engine = value, answer, engine
                 elif reason == "meaning":
                     piece.reason = reason
 
-    def _value(self, scores: Scores, before: int, after: int) -> tuple[float, str | None]:
-        """Worth of a candidate, or 0 with the reason why it does not pass."""
+    def _value(
+        self, scores: Scores, before: int, after: int, engine: str
+    ) -> tuple[float, str | None]:
+        """Worth of a candidate, or 0 with the reason why it does not pass.
+
+        Deleted words leave holes: the last resort is asked for toxicity and meaning only.
+        """
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self.thresholds.toxicity):
             return 0.0, "toxic"
@@ -300,7 +305,8 @@ class Rewriter:
             value *= similarity
         if scores.fluency is not None:
             fluency = float(scores.fluency[after])
-            if fluency < scores.fluency[before] - self.thresholds.fluency_drop:
+            floor = scores.fluency[before] - self.thresholds.fluency_drop
+            if fluency < floor and engine != "delete":
                 return 0.0, "meaning"
             value *= fluency
         return max(value, 1e-9), None

@@ -30,7 +30,9 @@ class WordScreener:
         embedding = [(0.0, 1.0) if "cat" in t else (1.0, 0.0) for t in texts]
         return Scores(
             toxicity=np.array([0.9 if r else 0.1 for r in rude], np.float32),
-            fluency=np.array([0.1 if "odd" in t else 0.9 for t in texts], np.float32),
+            fluency=np.array(
+                [0.1 if "odd" in t or t.endswith(" a") else 0.9 for t in texts], np.float32
+            ),
             embedding=np.array(embedding, np.float32).reshape(len(texts), 2),
         )
 
@@ -111,6 +113,11 @@ def test_echoes_and_empty_answers_do_not_pass() -> None:
     found = one("You stupid Thing", lambda p, greedy: ["you stupid thing", "", "..."])
     assert found.engine == "delete"
     assert found.text == "You Thing"
+
+
+def test_deleted_words_may_leave_holes() -> None:
+    found = one("he is a stupid idiot", lambda p, greedy: ["this is a"])
+    assert (found.text, found.engine, found.fluency) == ("he is a", "delete", pytest.approx(0.1))
 
 
 def test_too_long_prompts_are_unresolved() -> None:

@@ -87,6 +87,8 @@ def test_guards() -> None:
     assert survives("très bien", "Très bien, idiot")
     assert not survives("tr�s bien", "très bien, idiot")
     assert tidy(", did you try it,", "dumbass, did you try it, moron?") == "did you try it?"
+    assert tidy("did you try it, ?", "did you try it, dumbass ?") == "did you try it?"
+    assert tidy("that is so .", "that is so stupid .") == "that is so ."
     assert tidy("fine...", "stupid.") == "fine..."
     assert is_refusal("I'm sorry, but no", "you fool")
     assert not is_refusal("i'm sorry, but no", "i'm sorry, but you are a fool")

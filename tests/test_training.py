@@ -127,7 +127,7 @@ def test_before_the_first_step_policy_is_reference(policy_run: Path, lora: bool)
     policy.model.train()  # as in training: nothing random may stand between the two
     samples = rollout(policy.model, policy.prompter, TOXIC[:3], samples=2, max_new_tokens=8)
     verdicts = Verdicts(torch.tensor([True, False] * 3), torch.zeros(6), None, None)
-    loss, metrics = step_loss(policy, TOXIC[:3], samples, verdicts, SROConfig())
+    loss, metrics = step_loss(policy, TOXIC[:3], samples, verdicts, SROConfig(rpo_alpha=0.0))
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
     assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)
     loss.backward()
@@ -146,7 +146,7 @@ def test_batch_composition_changes_no_logprob(policy_run: Path) -> None:
 
 
 def test_accumulated_micro_batches_equal_one_batch(policy_run: Path) -> None:
-    config = SROConfig(lora=False)
+    config = SROConfig(lora=False, rpo_alpha=0.0)
     policy = Policy(policy_run / "model", config)
     samples = rollout(policy.model, policy.prompter, TOXIC[:4], samples=1, temperature=0)
     verdicts = Verdicts(torch.tensor([True, False, True, False]), torch.zeros(4), None, None)
@@ -169,7 +169,7 @@ def test_rpo_adds_the_likelihood_of_passing_samples(policy_run: Path) -> None:
     policy = Policy(policy_run / "model", SROConfig(lora=False))
     samples = rollout(policy.model, policy.prompter, TOXIC[:2], samples=2, max_new_tokens=8)
     verdicts = Verdicts(torch.tensor([True, False, True, False]), torch.zeros(4), None, None)
-    plain = step_loss(policy, TOXIC[:2], samples, verdicts, SROConfig())[0]
+    plain = step_loss(policy, TOXIC[:2], samples, verdicts, SROConfig(rpo_alpha=0.0))[0]
     added = step_loss(policy, TOXIC[:2], samples, verdicts, SROConfig(rpo_alpha=0.5))[0]
     passing = [samples[0], samples[2]]
     rows = [(s.comment, s.ids) for s in passing]

@@ -69,7 +69,7 @@ class SROConfig:
     )
     learning_rate: float = field(default=0.0, metadata={"help": "0: 2e-4 with LoRA, 3e-5 without"})
     rpo_alpha: float = field(
-        default=0.0, metadata={"help": "weight of the likelihood of passing samples, per token"}
+        default=1.0, metadata={"help": "weight of the likelihood of passing samples, per token"}
     )
     full_preference: bool = field(
         default=False,

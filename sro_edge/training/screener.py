@@ -253,7 +253,7 @@ def fluency_sentences(
 
 
 def fluency_drop(
-    classifier: Classifier, sentences: Sequence[str], seed: int, catch: float = 0.75
+    classifier: Classifier, sentences: Sequence[str], seed: int, catch: float = 0.65
 ) -> tuple[float, dict[str, Any]]:
     """The fall of fluency from a sentence to its broken copy that ``catch`` of all copies reach.
 
