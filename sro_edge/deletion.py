@@ -21,3 +21,21 @@ def delete_words(text: str, lexicon: Mapping[str, float]) -> str:
     for pattern, replacement in _TIDY:
         kept = pattern.sub(replacement, kept)
     return kept.lstrip(",.;: ").strip()
+
+
+def deletions(text: str, lexicon: Mapping[str, float], most_words: int = 40) -> list[str]:
+    """What the last resort chooses from, by the screener's scores.
+
+    ``text`` without its toxic words, and both it and that with one or two neighbouring words less:
+    insults that no lexicon knows go, too. Longer texts only lose the words of the lexicon.
+    """
+    bare = delete_words(text, lexicon)
+    found = [bare]
+    for source in (text, bare):
+        words = source.split()
+        if len(words) <= most_words:
+            for width in (1, 2):
+                found += [
+                    " ".join(words[:i] + words[i + width :]) for i in range(len(words) - width + 1)
+                ]
+    return [t for t in dict.fromkeys(found) if t and t != text]

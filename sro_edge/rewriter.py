@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sro_edge.bundle import Bundle, Thresholds
-from sro_edge.deletion import delete_words
+from sro_edge.deletion import deletions
 from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
 from sro_edge.job import Job, Piece, free_spans
 from sro_edge.screener import Scores, passes
@@ -244,7 +244,7 @@ class Rewriter:
 
         texts = list(dict.fromkeys(p.text for p in pieces))
         if engine == "delete":
-            return {t: [d] for t in texts if (d := delete_words(t, self.lexicon)) != t and d}
+            return {t: deletions(t, self.lexicon) for t in texts}
         sampling = self.bundle.sampling
         greedy = engine == "greedy"
         requests = [

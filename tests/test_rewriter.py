@@ -30,9 +30,7 @@ class WordScreener:
         embedding = [(0.0, 1.0) if "cat" in t else (1.0, 0.0) for t in texts]
         return Scores(
             toxicity=np.array([0.9 if r else 0.1 for r in rude], np.float32),
-            fluency=np.array(
-                [0.1 if "odd" in t or t.endswith(" a") else 0.9 for t in texts], np.float32
-            ),
+            fluency=np.array([0.1 if "odd" in t or t == "hm" else 0.9 for t in texts], np.float32),
             embedding=np.array(embedding, np.float32).reshape(len(texts), 2),
         )
 
@@ -104,8 +102,8 @@ def test_sampling_follows_a_failed_greedy_answer() -> None:
     ],
 )
 def test_unresolved_says_why(answer: str, reason: str) -> None:
-    # "idiotic" is not in the lexicon, so that deleting words does not help.
-    found = one("how idiotic", lambda p, greedy: [answer])
+    # One word only: nothing is left when it is deleted.
+    found = one("idiotic!", lambda p, greedy: [answer])
     assert (found.status, found.reason, found.text) == ("unresolved", reason, None)
 
 
@@ -116,12 +114,12 @@ def test_echoes_and_empty_answers_do_not_pass() -> None:
 
 
 def test_deleted_words_may_leave_holes() -> None:
-    found = one("he is a stupid idiot", lambda p, greedy: ["this is a"])
-    assert (found.text, found.engine, found.fluency) == ("he is a", "delete", pytest.approx(0.1))
+    found = one("hm idiot", lambda p, greedy: ["odd thing"])
+    assert (found.text, found.engine, found.fluency) == ("hm", "delete", pytest.approx(0.1))
 
 
 def test_too_long_prompts_are_unresolved() -> None:
-    assert one("how idiotic", lambda p, greedy: []).reason == "too_long"
+    assert one("idiotic!", lambda p, greedy: []).reason == "too_long"
 
 
 def test_only_the_toxic_sentence_changes() -> None:
@@ -145,11 +143,9 @@ def test_numbers_must_survive() -> None:
     assert (found.text, found.engine) == ("it costs 12.50", "sample")
 
 
-@pytest.mark.parametrize(
-    ("policy", "text"), [("null", None), ("keep", "how idiotic"), ("mask", MASK)]
-)
+@pytest.mark.parametrize(("policy", "text"), [("null", None), ("keep", "idiotic!"), ("mask", MASK)])
 def test_policies_for_the_unresolved(policy: str, text: str | None) -> None:
-    found = one("how idiotic", lambda p, greedy: ["idiotic"], on_unresolved=policy)
+    found = one("idiotic!", lambda p, greedy: ["idiotic"], on_unresolved=policy)
     assert (found.status, found.text) == ("unresolved", text)
 
 

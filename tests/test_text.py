@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sro_edge.deletion import delete_words
+from sro_edge.deletion import delete_words, deletions
 from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate, recase
 from sro_edge.segments import protected, sentences, windows
@@ -92,6 +92,14 @@ def test_guards() -> None:
     assert tidy("fine...", "stupid.") == "fine..."
     assert is_refusal("I'm sorry, but no", "you fool")
     assert not is_refusal("i'm sorry, but no", "i'm sorry, but you are a fool")
+
+
+def test_last_resort_also_tries_words_outside_the_lexicon() -> None:
+    found = deletions("you utter plonker Bob", {"utter": 2.0})
+    assert found[0] == "you plonker Bob"
+    assert {"you utter Bob", "you Bob", "utter plonker Bob"} <= set(found)
+    assert "you utter plonker Bob" not in found
+    assert len(deletions("word " * 50 + "utter", {"utter": 2.0})) == 1
 
 
 def test_deletion_tidies_up() -> None:
