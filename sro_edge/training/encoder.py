@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,23 @@ def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return F.normalize(pooled.float(), dim=-1)
 
 
+def sorted_batches(
+    tokenizer: Any, texts: Sequence[str], *, max_length: int, device: Any, batch: int = 64
+) -> Iterator[tuple[list[int], Any]]:
+    """Texts of like length together: (their places in ``texts``, their padded encoding)."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        encoded = tokenizer(
+            [texts[i] for i in rows],
+            padding=True,
+            truncation=True,
+            max_length=max_length,
+            return_tensors="pt",
+        )
+        yield rows, encoded.to(device)
+
+
 class Encoder:
     """A frozen sentence encoder."""
 
@@ -50,19 +67,12 @@ class Encoder:
         self.max_length = max_length
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str], batch: int = 64) -> torch.Tensor:
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit vectors (N, d), in the order of ``texts``."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         out = torch.empty(len(texts), self.model.config.hidden_size)
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            encoded = self.tokenizer(
-                [texts[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            )
+        for rows, encoded in sorted_batches(
+            self.tokenizer, texts, max_length=self.max_length, device=self.model.device
+        ):
             hidden = self.model(**encoded).last_hidden_state
             out[rows] = mean_pool(hidden, encoded["attention_mask"])
         return out

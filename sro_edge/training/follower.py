@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sro_edge.bundle import Thresholds
 from sro_edge.errors import ModelError
 from sro_edge.guards import is_degenerate
-from sro_edge.training.encoder import mean_pool
+from sro_edge.training.encoder import mean_pool, sorted_batches
 
 _TOXIC = {"toxic", "toxicity", "hate", "hateful", "offensive"}
 
@@ -68,21 +68,14 @@ class Classifier:
         return cls(model, AutoTokenizer.from_pretrained(name), toxic_label)
 
     @torch.inference_mode()
-    def judge(self, texts: Sequence[str], batch: int = 64) -> Judgement:
+    def judge(self, texts: Sequence[str]) -> Judgement:
         """Scores of ``texts``, in order; the embedding is the mean of the last hidden states."""
         self.model.eval()
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         toxicity, fluency = torch.empty(len(texts)), torch.empty(len(texts))
         embedding = torch.empty(len(texts), self.model.config.hidden_size)
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            encoded = self.tokenizer(
-                [texts[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            ).to(self.model.device)
+        for rows, encoded in sorted_batches(
+            self.tokenizer, texts, max_length=self.max_length, device=self.model.device
+        ):
             out = self.model(**encoded, output_hidden_states=self.embeds)
             logits = out.logits.float()
             p = (logits.sigmoid() if self.sigmoid else logits.softmax(-1)).cpu()

@@ -58,7 +58,8 @@ def sro_loss(
 
     Args:
         ratio_y: r(y), (N,).
-        ratio_x: r(x) of each sample's own input, (N,).
+        ratio_x: r of what a passing sample is preferred to, (N,): its own input, or with full
+            preferences a failing sample of that input. Not used where the sample failed.
         passed: the follower's verdicts, bool (N,).
         beta: inverse temperature of the implicit reward.
         label_smoothing: eps, in [0, 0.5).

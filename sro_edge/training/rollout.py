@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from sro_edge.prompt import PromptTemplate
-from sro_edge.training.objective import IGNORED
-from sro_edge.training.tokens import tokenize_with
+from sro_edge.training.tokens import pad_rows, tokenize_with
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,7 @@ class Prompter:
             ``input_ids``, ``attention_mask`` and ``labels`` (answer tokens, else IGNORED): (B, T).
         """
         prompts = [self.prompt(c) for c in comments]
-        width = max(len(prompts[i]) + len(answer) for i, answer in rows)
-        ids = torch.full((len(rows), width), self.pad)
-        mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
-        for k, (i, answer) in enumerate(rows):
-            n, m = len(prompts[i]), len(prompts[i]) + len(answer)
-            ids[k, :m] = torch.tensor([*prompts[i], *answer])
-            mask[k, :m] = 1
-            labels[k, n:m] = ids[k, n:m]
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return pad_rows([(prompts[i], answer) for i, answer in rows], self.pad)
 
 
 @torch.no_grad()

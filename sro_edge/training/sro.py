@@ -164,6 +164,14 @@ def evaluate(
     policy: Policy, follower: Follower, comments: Sequence[str], config: SROConfig
 ) -> tuple[dict[str, float], list[Sample]]:
     """Greedy rewrites of held-out comments: pass rate, and mean of what the follower sees."""
+    ordered, found = greedy_answers(policy, comments, config)
+    return measure(follower, ordered, found), found
+
+
+def greedy_answers(
+    policy: Policy, comments: Sequence[str], config: SROConfig
+) -> tuple[list[str], list[Sample]]:
+    """Comments, shortest first, and the greedy answer to each."""
     ordered = sorted(comments, key=len)
     found: list[Sample] = []
     for start in range(0, len(ordered), 32):
@@ -177,8 +185,15 @@ def evaluate(
             max_new_tokens=config.max_new_tokens,
         )
         found += [Sample(start + s.comment, s.ids, s.text, s.finished) for s in answers]
+    return ordered, found
+
+
+def measure(
+    follower: Follower, comments: Sequence[str], found: Sequence[Sample]
+) -> dict[str, float]:
+    """What a follower sees in answers: pass rate and means, under ``eval/`` names."""
     seen = follower.verdicts(
-        [ordered[s.comment] for s in found], [s.text for s in found], [s.finished for s in found]
+        [comments[s.comment] for s in found], [s.text for s in found], [s.finished for s in found]
     )
     metrics = {
         "eval/pass_rate": seen.passed.float().mean().item(),
@@ -192,7 +207,7 @@ def evaluate(
         if seen.similarity is not None:
             quality = quality * seen.similarity
         metrics["eval/quality"] = quality.mean().item()
-    return metrics, found
+    return metrics
 
 
 def comment_batches(comments: Sequence[str], config: SROConfig) -> Iterator[list[str]]:
@@ -309,10 +324,11 @@ def _evaluate_and_keep(
     state: dict[str, Any],
 ) -> dict[str, float]:
     """Evaluate on held-out comments; keep the weights when the judge finds them the best so far."""
-    metrics, _ = evaluate(policy, follower, held_out, config)
+    ordered, found = greedy_answers(policy, held_out, config)
+    metrics = measure(follower, ordered, found)
     quality = None
     if judge is not None:
-        judged, _ = evaluate(policy, judge, held_out, config)
+        judged = measure(judge, ordered, found)
         metrics |= {k.replace("eval/", "judge/"): v for k, v in judged.items()}
         quality = judged.get("eval/quality", judged["eval/pass_rate"])
     if quality is None or state["best"] is None or quality > state["best"]["quality"]:

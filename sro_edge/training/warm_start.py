@@ -27,7 +27,7 @@ from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, word
 from sro_edge.training.noise import ToxicNoise
 from sro_edge.training.objective import IGNORED
 from sro_edge.training.piles import clean_sentences, fold
-from sro_edge.training.tokens import tokenize_with
+from sro_edge.training.tokens import pad_rows, tokenize_with
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -149,18 +149,7 @@ class Denoising:
                 if skip:
                     skip -= 1
                 else:
-                    yield self.collate(row)
-
-    def collate(self, rows: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``attention_mask`` and ``labels`` (answers only), (B, T), padded right."""
-        width = max(len(p) + len(a) for p, a in rows)
-        ids = torch.full((len(rows), width), self.pad)
-        labels = torch.full((len(rows), width), IGNORED)
-        for i, (prompt, answer) in enumerate(rows):
-            n, m = len(prompt), len(prompt) + len(answer)
-            ids[i, :m] = torch.tensor(prompt + answer)
-            labels[i, n:m] = ids[i, n:m]
-        return {"input_ids": ids, "attention_mask": (ids != self.pad).long(), "labels": labels}
+                    yield pad_rows(row, self.pad)
 
 
 def answer_loss(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -236,7 +225,7 @@ def warm_start(
     rows = [e for e in (valid.example(rng) for _ in range(200)) if e]
     model.eval()
     with torch.no_grad():
-        held_out_loss = answer_loss(model, valid.collate(rows)).item()
+        held_out_loss = answer_loss(model, pad_rows(rows, valid.pad)).item()
     out = run / "model"
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
