@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 from sro_edge.segments import Span, protected_spans, sentences
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from sro_edge.rewriter import Rewrite
+
+    Floats = npt.NDArray[np.float32]
 
 
 @dataclass
@@ -28,6 +33,7 @@ class Job:
 
     text: str
     toxicity: float
+    embedding: Floats | None = None  # (d,), of the comment
     # (toxicity, sentence), worst first: parts that no rewriting has touched yet
     untouched: list[tuple[float, Span]] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)

@@ -15,8 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import deletions
 from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
@@ -185,16 +183,17 @@ class Rewriter:
         """One round after the other over the toxic ones among distinct, non-blank ``texts``."""
         if not texts:
             return []
-        before = self.screener.score(texts).toxicity
+        before = self.screener.score(texts)
         jobs: dict[int, Job] = {}
         results: list[Rewrite | None] = [None] * len(texts)
-        for i, (text, toxicity) in enumerate(zip(texts, before.tolist(), strict=True)):
+        for i, (text, toxicity) in enumerate(zip(texts, before.toxicity.tolist(), strict=True)):
             if passes(toxicity, self.thresholds.toxicity):
                 results[i] = Rewrite(
                     text, "clean", toxicity_before=toxicity, toxicity_after=toxicity
                 )
             else:
-                jobs[i] = Job(text, toxicity)
+                embedding = None if before.embedding is None else before.embedding[i]
+                jobs[i] = Job(text, toxicity, embedding)
         self._find_pieces(list(jobs.values()))
         for attempt in range(self.max_attempts + 1):
             self._round([j for j in jobs.values() if not j.done], attempt)
@@ -316,12 +315,14 @@ class Rewriter:
         if not jobs:
             return
         new = [job.assembled() for job in jobs]
-        scores = self.screener.score([*new, *(job.text for job in jobs)])
+        scores = self.screener.score(new)
         for i, (job, text) in enumerate(zip(jobs, new, strict=True)):
             toxicity = float(scores.toxicity[i])
             if not passes(toxicity, self.thresholds.toxicity):
                 continue
-            embedding = scores.embedding
+            similarity = None
+            if scores.embedding is not None and job.embedding is not None:
+                similarity = float(scores.embedding[i] @ job.embedding)
             engines = [p.engine for p in job.pieces]
             job.done = Rewrite(
                 text,
@@ -329,7 +330,7 @@ class Rewriter:
                 engine=next(e for e in ("delete", "sample", "greedy") if e in engines),
                 toxicity_before=job.toxicity,
                 toxicity_after=toxicity,
-                similarity=_dot(embedding, i, len(jobs) + i),
+                similarity=similarity,
                 fluency=None if scores.fluency is None else float(scores.fluency[i]),
                 attempts=job.attempts,
             )
@@ -368,7 +369,3 @@ def _early_reason(found: Sequence[Candidate], text: str) -> str | None:
     if all(not c.text or is_refusal(c.text, text) for c in found):
         return "abstained"
     return None
-
-
-def _dot(embedding: np.ndarray[Any, Any] | None, i: int, j: int) -> float | None:
-    return None if embedding is None else float(embedding[i] @ embedding[j])
