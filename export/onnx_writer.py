@@ -22,7 +22,7 @@ from sro_edge.bundle import Thresholds
 from sro_edge.errors import ExportError, ModelError
 from sro_edge.export.quiet import quiet
 from sro_edge.export.runs import Run
-from sro_edge.screener import TOXIC_LABELS
+from sro_edge.training.labels import is_multi_label, label_names, toxic_candidates
 
 FLUENT_NAME = "fluent"
 _OPSET = 18
@@ -103,7 +103,7 @@ def load_screener(run: Run, toxic_label: str | None = None) -> Screener:
 
     Args:
         run: a screener run, or the folder of any sequence classifier.
-        toxic_label: name of the toxic label, where it is not one of ``TOXIC_LABELS``.
+        toxic_label: name of the toxic label, where it is not one that is known.
 
     Raises:
         ExportError: no label, or more than one, can be the toxic one; or unusable thresholds.
@@ -134,7 +134,7 @@ def load_screener(run: Run, toxic_label: str | None = None) -> Screener:
     core = copy.deepcopy(tokenizer.backend_tokenizer)
     core.no_truncation()
     core.no_padding()
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    labels = label_names(model.config)
     fluent = labels.index(FLUENT_NAME) if FLUENT_NAME in labels else None
     graph = ScreenerGraph(
         model,
@@ -153,19 +153,13 @@ def find_toxic(labels: list[str], wanted: str | None) -> int:
     Raises:
         ExportError: not exactly one fits.
     """
-    names = {wanted.lower()} if wanted is not None else TOXIC_LABELS
-    fitting = [i for i, label in enumerate(labels) if label.lower() in names]
+    fitting = toxic_candidates(labels, wanted)
     if len(fitting) != 1:
         raise ExportError(
             f"which label of the screener means toxic? It has {', '.join(labels)}; "
             "name one with --toxic-label"
         )
     return fitting[0]
-
-
-def is_multi_label(config: Any) -> bool:
-    """Whether each label has a probability of its own (sigmoid), not a share of one (softmax)."""
-    return bool(config.problem_type == "multi_label_classification" or config.num_labels == 1)
 
 
 def _positions(model: Any) -> int:

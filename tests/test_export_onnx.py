@@ -18,13 +18,13 @@ from sro_edge.export import proof
 from sro_edge.export.figures import require
 from sro_edge.export.onnx_writer import (
     find_toxic,
-    is_multi_label,
     load_screener,
     round_rows,
     to_int8,
     write_screener,
 )
 from sro_edge.export.runs import open_run
+from sro_edge.training.labels import is_multi_label
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

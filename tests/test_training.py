@@ -273,6 +273,18 @@ def test_label_order_is_read_never_guessed(encoder_folder: Path) -> None:
     assert Classifier.load(encoder_folder, "LABEL_1").toxic == 1
 
 
+def test_one_logit_is_a_probability_of_its_own(screener_run: Path) -> None:
+    classifier = Classifier.load(screener_run / "model")
+    config = classifier.model.config
+    expected = classifier.judge(TOXIC[:4] + CLEAN[:4]).toxicity
+    head = classifier.model.classifier
+    head.weight.data, head.bias.data = head.weight.data[:1], head.bias.data[:1]
+    config.id2label, config.problem_type = {0: "toxic"}, None
+    alone = Classifier(classifier.model, classifier.tokenizer).judge(TOXIC[:4] + CLEAN[:4])
+    assert torch.allclose(alone.toxicity, expected, atol=1e-6)
+    assert alone.fluency is None
+
+
 def test_screener_learns_and_writes_thresholds(screener_run: Path) -> None:
     record = json.loads((screener_run / "run.json").read_text())
     assert record["metrics"]["test"]["made up"]["f1"] > 0.95

@@ -19,8 +19,7 @@ from sro_edge.bundle import Thresholds
 from sro_edge.errors import ModelError
 from sro_edge.guards import is_degenerate
 from sro_edge.training.encoder import mean_pool, sorted_batches
-
-_TOXIC = {"toxic", "toxicity", "hate", "hateful", "offensive"}
+from sro_edge.training.labels import is_multi_label, label_names, toxic_candidates
 
 
 class Judgement(NamedTuple):
@@ -48,16 +47,16 @@ class Classifier:
         self, model: Any, tokenizer: Any, toxic_label: str | None = None, max_length: int = 128
     ) -> None:
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
-        labels = {str(v).lower(): int(k) for k, v in model.config.id2label.items()}
-        wanted = {toxic_label.lower()} if toxic_label else _TOXIC
-        found = [i for label, i in labels.items() if label in wanted]
+        labels = label_names(model.config)
+        found = toxic_candidates(labels, toxic_label)
         if len(found) != 1:
             raise ModelError(
-                f"none of the screener's labels ({', '.join(labels)}) is known to mean toxic; "
-                "name it with --toxic-label"
+                f"none of the screener's labels ({', '.join(labels).lower()}) is known to mean "
+                "toxic; name it with --toxic-label"
             )
-        self.toxic, self.fluent = found[0], labels.get("fluent")
-        self.sigmoid = model.config.problem_type == "multi_label_classification"
+        self.sigmoid = is_multi_label(model.config)
+        self.toxic = found[0]
+        self.fluent = labels.index("fluent") if self.sigmoid and "fluent" in labels else None
         self.embeds = getattr(model.config, "sro_embedding", None) == "mean"
 
     @classmethod
