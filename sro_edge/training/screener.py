@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from sro_edge.training.config import ScreenerConfig
 from sro_edge.training.corruption import Corruptor
 from sro_edge.training.encoder import mean_pool, resolve
 from sro_edge.training.follower import Classifier
+from sro_edge.training.journal import Journal
 from sro_edge.training.metrics import best_f1_threshold, classification_report
 from sro_edge.training.piles import Labelled, clean_sentences, fold, words
 
@@ -161,10 +161,8 @@ def train_screener(
     optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=0.01, fused=True)
     rows = len(train.texts) + (int(config.fluency_rows * len(train.texts)) if sentences else 0)
     steps = max(1, int(config.epochs * rows / config.batch_rows))
-    run.mkdir(parents=True, exist_ok=True)
     state = checkpoint.load(run, model, [optimizer]) or {"step": 0}
-    started = saved = time.monotonic()
-    with (run / "metrics.jsonl").open("a") as log:
+    with Journal(run, progress, checkpoint_every) as journal:
         for chunk in batches(train, sentences, config, skip=state["step"]):
             if state["step"] >= steps:
                 break
@@ -180,18 +178,9 @@ def train_screener(
             optimizer.zero_grad(set_to_none=True)
             state["step"] += 1
             if state["step"] % 25 == 0 or state["step"] == steps:
-                metrics = {
-                    **state,
-                    "steps": steps,
-                    **{k: round(v.item(), 4) for k, v in losses.items()},
-                    "seconds": round(time.monotonic() - started, 1),
-                }
-                log.write(json.dumps(metrics) + "\n")
-                log.flush()
-                progress(metrics)
-            if time.monotonic() - saved > checkpoint_every:
-                checkpoint.save(run, model, [optimizer], state)
-                saved = time.monotonic()
+                figures = {k: v.item() for k, v in losses.items()}
+                journal.report({**state, "steps": steps, **figures, "seconds": journal.seconds})
+            journal.checkpoint(model, [optimizer], state)
     checkpoint.save(run, model, [optimizer], state)
     return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from sro_edge.errors import InputError, ModelError
 from sro_edge.training import checkpoint
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Follower, Verdicts
+from sro_edge.training.journal import Journal
 from sro_edge.training.objective import IGNORED, answer_logprobs, sro_loss
 from sro_edge.training.rollout import Prompter, Sample, rollout
 from sro_edge.training.templates import template_for
@@ -262,29 +262,16 @@ def train_sro(
             module.p = 0.0
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=policy.learning_rate, weight_decay=0.0)
-    run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     state: dict[str, Any] = checkpoint.load(run, model, [optimizer]) or {"step": 0, "best": None}
     held_out = list(held_out)[: config.eval_comments]
-    started = saved = time.monotonic()
-    with (run / "metrics.jsonl").open("a") as log:
-
-        def report(metrics: dict[str, Any]) -> None:
-            metrics = {k: round(v, 5) if isinstance(v, float) else v for k, v in metrics.items()}
-            log.write(json.dumps(metrics) + "\n")
-            log.flush()
-            progress(metrics)
-
+    with Journal(run, progress, checkpoint_every) as journal:
         for step, batch in enumerate(comment_batches(comments, config)):
             if step < state["step"]:
                 continue
             if step % config.eval_every == 0 or step == config.steps:
-                report(
-                    {
-                        "step": step,
-                        **_evaluate_and_keep(policy, follower, judge, held_out, run, config, state),
-                    }
-                )
+                kept = _evaluate_and_keep(policy, follower, judge, held_out, run, config, state)
+                journal.report({"step": step, **kept})
             if step == config.steps:
                 break
             samples = rollout(
@@ -307,10 +294,8 @@ def train_sro(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             state["step"] = step + 1
-            report({"step": step + 1, **metrics, "seconds": time.monotonic() - started})
-            if time.monotonic() - saved > checkpoint_every:
-                checkpoint.save(run, model, [optimizer], state)
-                saved = time.monotonic()
+            journal.report({"step": step + 1, **metrics, "seconds": journal.seconds})
+            journal.checkpoint(model, [optimizer], state)
     return _finish(policy, run, config, state)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 from sro_edge.training import checkpoint
 from sro_edge.training.config import WarmStartConfig
 from sro_edge.training.encoder import Encoder
+from sro_edge.training.journal import Journal
 from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, word_vectors
 from sro_edge.training.noise import ToxicNoise
 from sro_edge.training.objective import IGNORED
@@ -219,7 +219,6 @@ def warm_start(
     data = Denoising(noise, neutral, plain or neutral, tokenizer, config)
     valid = Denoising(noise, held_out, held_out, tokenizer, config)
     model = new_model(config, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
-    run.mkdir(parents=True, exist_ok=True)
     state = _fit(model, data, run, config, progress, checkpoint_every)
     rng = random.Random(1)
     rows = [e for e in (valid.example(rng) for _ in range(200)) if e]
@@ -247,8 +246,7 @@ def _fit(
     """The training loop; returns ``step`` and ``tokens`` done."""
     optimizers = make_optimizers(model, config)
     state = checkpoint.load(run, model, optimizers) or {"step": 0, "tokens": 0}
-    started = saved = time.monotonic()
-    with (run / "metrics.jsonl").open("a") as log:
+    with Journal(run, progress, checkpoint_every) as journal:
         for batch in data.batches(skip=state["step"]):
             if state["tokens"] >= config.tokens:
                 break
@@ -263,13 +261,7 @@ def _fit(
             state["step"] += 1
             state["tokens"] += int(batch["attention_mask"].sum())
             if state["step"] % 25 == 0:
-                seconds = round(time.monotonic() - started, 1)
-                metrics = {**state, "loss": round(loss.item(), 4), "seconds": seconds}
-                log.write(json.dumps(metrics) + "\n")
-                log.flush()
-                progress(metrics)
-            if time.monotonic() - saved > checkpoint_every:
-                checkpoint.save(run, model, optimizers, state)
-                saved = time.monotonic()
+                journal.report({**state, "loss": loss.item(), "seconds": journal.seconds})
+            journal.checkpoint(model, optimizers, state)
     checkpoint.save(run, model, optimizers, state)
     return state
