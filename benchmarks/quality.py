@@ -81,7 +81,7 @@ def main() -> None:
 
 def greedy(run: str, inputs: Sequence[str]) -> Outputs:
     """Ungated greedy answers of a policy run, made with torch."""
-    from sro_edge.training.sro import Policy
+    from sro_edge.training.policy import Policy
 
     policy = Policy(model_folder(run), SROConfig(lora=False))
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))

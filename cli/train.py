@@ -71,8 +71,9 @@ def train(
     run = run_folder(out, "sro", resume)
     from sro_edge.training.follower import Classifier, Follower
     from sro_edge.training.piles import fold, read_texts
+    from sro_edge.training.policy import Policy
     from sro_edge.training.runs import model_folder, stored_thresholds
-    from sro_edge.training.sro import Policy, train_sro
+    from sro_edge.training.sro import train_sro
 
     follower = Follower(
         Classifier.load(model_folder(screener), toxic_label),

@@ -22,9 +22,10 @@ from sro_edge.training.follower import Classifier, Follower, Verdicts
 from sro_edge.training.lexicon import clean_words, mine_lexicon
 from sro_edge.training.noise import ToxicNoise
 from sro_edge.training.piles import Labelled, clean_sentences, read_labelled, read_texts, words
+from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import rollout
 from sro_edge.training.screener import LABELS, train_screener
-from sro_edge.training.sro import Policy, evaluate, step_loss, train_sro
+from sro_edge.training.sro import evaluate, step_loss, train_sro
 from sro_edge.training.warm_start import Piles, warm_start
 
 TOXIC = [
