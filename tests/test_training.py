@@ -25,7 +25,8 @@ from sro_edge.training.piles import Labelled, clean_sentences, read_labelled, re
 from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import rollout
 from sro_edge.training.screener import LABELS, train_screener
-from sro_edge.training.sro import evaluate, step_loss, train_sro
+from sro_edge.training.sro import evaluate, train_sro
+from sro_edge.training.step import step_loss
 from sro_edge.training.warm_start import Piles, warm_start
 
 TOXIC = [
