@@ -17,7 +17,7 @@ from toy_models import SENTENCES, make_model, make_tokenizer
 from sro_edge.bundle import Bundle
 from sro_edge.cli import main
 from sro_edge.errors import ExportError, OutputError
-from sro_edge.export import ExportConfig, bundler, export_bundle, gguf_writer, proof
+from sro_edge.export import ExportConfig, export_bundle, gguf_writer, policy, proof_gguf
 from sro_edge.export.figures import Figure, require
 from sro_edge.export.merge import load_policy
 from sro_edge.export.onnx_writer import load_screener
@@ -31,7 +31,7 @@ def test_kl_divergence_of_known_distributions() -> None:
     expected = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], dtype=np.float32))
     found = np.log(np.array([[0.5, 0.5], [0.5, 0.5]], dtype=np.float32)) + 7
     known = [0, 0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)]
-    np.testing.assert_allclose(proof.kl_divergence(expected, found), known, atol=1e-6)
+    np.testing.assert_allclose(proof_gguf.kl_divergence(expected, found), known, atol=1e-6)
 
 
 def test_figures_outside_their_bounds_are_named() -> None:
@@ -112,7 +112,7 @@ def test_places_of_the_training_machine_are_not_published(
 def test_failed_proof_leaves_nothing(
     policy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundler, "_STORED_KL", 1e-12)
+    monkeypatch.setattr(policy, "_STORED_KL", 1e-12)
     with pytest.raises(ExportError, match=r"above 1e-12 \(gguf.q4_0.kl\); choose a --gguf type"):
         export_bundle(policy_run, None, tmp_path / "out", ExportConfig(gguf_type="q4_0"))
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ from toy_models import (
 )
 
 from sro_edge.errors import ExportError, ModelError
-from sro_edge.export import gguf_writer, proof
+from sro_edge.export import gguf_writer, proof_gguf
 from sro_edge.export.figures import require
 from sro_edge.export.merge import load_policy
 from sro_edge.export.runs import open_run
@@ -57,8 +57,10 @@ def test_gguf_gives_the_logits_of_torch(
     policy = make_policy(make_model(kind, **settings), make_tokenizer())
     file = tmp_path / "model.gguf"
     gguf_writer.write_gguf(policy.model, policy.tokenizer, file, name="tiny", license="MIT")
-    require(proof.prove_tokens(policy, file))
-    figures = require(proof.prove_logits(policy, file, "f32", kl_at_most=1e-4, top1_at_least=0.99))
+    require(proof_gguf.prove_tokens(policy, file))
+    figures = require(
+        proof_gguf.prove_logits(policy, file, "f32", kl_at_most=1e-4, top1_at_least=0.99)
+    )
     assert values(figures)["gguf.f32.kl"] >= 0
 
 
@@ -67,7 +69,7 @@ def test_logit_proof_sees_a_wrong_layout(tmp_path: Path, monkeypatch: pytest.Mon
     policy = make_policy(make_model(), make_tokenizer())
     file = tmp_path / "model.gguf"
     gguf_writer.write_gguf(policy.model, policy.tokenizer, file, name="tiny", license="MIT")
-    figures = proof.prove_logits(policy, file, "f32", kl_at_most=1e-3, top1_at_least=0.99)
+    figures = proof_gguf.prove_logits(policy, file, "f32", kl_at_most=1e-3, top1_at_least=0.99)
     with pytest.raises(ExportError, match=r"mean KL divergence.*above 0.001 \(gguf.f32.kl\)"):
         require(figures)
 
@@ -78,7 +80,7 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(kind: str, tmp_path: Path) ->
     policy = make_policy(make_model(), make_tokenizer(kind, normalizer))
     file = tmp_path / "model.gguf"
     gguf_writer.write_gguf(policy.model, policy.tokenizer, file, name="tiny", license="MIT")
-    found = values(require(proof.prove_tokens(policy, file)))
+    found = values(require(proof_gguf.prove_tokens(policy, file)))
     assert found["tokens.differing"] == 0
     assert found["tokens.probes"] > 100
 
@@ -91,7 +93,7 @@ def test_token_proof_sees_another_pre_tokenizer(
     file = tmp_path / "model.gguf"
     gguf_writer.write_gguf(policy.model, policy.tokenizer, file, name="tiny", license="MIT")
     with pytest.raises(ExportError, match=r"cuts .* of .* probe comments into other tokens"):
-        proof.prove_tokens(policy, file)
+        proof_gguf.prove_tokens(policy, file)
 
 
 def test_unknown_tokenizers_are_refused(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_every_gguf_type_can_be_written(policy_run: Path, tmp_path: Path) -> Non
     for kind in gguf_writer.GGUF_TYPES:
         file = tmp_path / f"{kind}.gguf"
         gguf_writer.convert_gguf(exact, file, kind)
-        figures = proof.prove_logits(policy, file, kind, kl_at_most=10)
+        figures = proof_gguf.prove_logits(policy, file, kind, kl_at_most=10)
         assert np.isfinite(values(figures)[f"gguf.{kind}.kl"])
         sizes[kind] = file.stat().st_size
     assert sizes["f32"] > sizes["f16"] == sizes["bf16"] > sizes["q8_0"] > sizes["q4_0"]

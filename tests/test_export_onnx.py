@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 from toy_models import make_classifier, make_word_tokenizer, values
 
 from sro_edge.errors import ExportError, ModelError
-from sro_edge.export import proof
 from sro_edge.export.figures import require
 from sro_edge.export.onnx_writer import (
     find_toxic,
@@ -23,6 +22,7 @@ from sro_edge.export.onnx_writer import (
     to_int8,
     write_screener,
 )
+from sro_edge.export.proof_onnx import prove_screener
 from sro_edge.export.runs import open_run
 from sro_edge.training.labels import is_multi_label
 
@@ -42,7 +42,7 @@ def test_onnx_gives_the_scores_of_torch(weights: str, screener_run: Path, tmp_pa
     screener = load_screener(open_run(screener_run, "screener"))
     stored = write_screener(screener, tmp_path / "screener", weights)
     file = tmp_path / "screener" / "model.onnx"
-    found = values(require(proof.prove_screener(screener, stored, file, 0.99)))
+    found = values(require(prove_screener(screener, stored, file, 0.99)))
     assert found["screener.graph"] < 1e-5
     assert (found["screener.toxicity"] > 1e-5) == (weights == "int8")
     types = {t.data_type for t in onnx.load(file).graph.initializer if len(t.dims) == 2}
