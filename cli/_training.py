@@ -34,7 +34,8 @@ def config_options(kind: type[Any], skip: tuple[str, ...] = ()) -> Callable[[F],
             hint = hints[item.name]
             if isinstance(hint, types.UnionType):  # bool | None: unset means "decide by the model"
                 hint = next(t for t in typing.get_args(hint) if t is not type(None))
-            names = f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}"
+            off = item.metadata.get("off", f"no-{flag}")
+            names = f"--{flag}/--{off}" if hint is bool else f"--{flag}"
             command = click.option(
                 names,
                 item.name,

@@ -14,6 +14,7 @@ from sro_edge.export.figures import Figure, require
 from sro_edge.export.probes import PROMPTS
 from sro_edge.export.runs import Run
 from sro_edge.prompt import PromptTemplate
+from sro_edge.training.policy import grow_embeddings
 from sro_edge.training.templates import template_for
 from sro_edge.training.tokens import tokenize_with
 
@@ -62,6 +63,7 @@ def load_policy(run: Run) -> Policy:
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{run.model} has no tokenizer that can be loaded: {error}") from error
+    grow_embeddings(model, tokenizer)  # an adapter brings the rows of tokens that it added
     template = template_for(tokenizer, run.model)
     figures = []
     if run.is_adapter:

@@ -16,6 +16,12 @@ from typing import Any
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
 
+# What a chat model is asked to do; the comment follows.
+INSTRUCTION = (
+    "Reword the comment so that it is no longer toxic. Keep its meaning and its tone as far as "
+    "that allows, and change nothing else. Answer with the reworded comment only.\n\nComment: "
+)
+
 # (text, parse_special) -> token ids; llama.cpp, tokenizers and transformers all fit behind it.
 Tokenize = Callable[[str, bool], list[int]]
 

@@ -75,8 +75,23 @@ class SROConfig:
         default=False,
         metadata={"help": "where a comment has passing and failing samples, reject one of these"},
     )
-    lora: bool | None = field(default=None, metadata={"help": "default: from 50 M parameters on"})
+    lora: bool | None = field(
+        default=None,
+        metadata={"help": "an adapter, or all weights; default: LoRA from 50 M parameters on"}
+        | {"off": "full"},
+    )
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
+    lora_alpha: int = field(default=0, metadata={"help": "scale of the adapter; 0: twice the rank"})
+    lora_targets: str = field(
+        default="all-linear", metadata={"help": "adapted layers: names with commas between them"}
+    )
+    four_bit: bool = field(
+        default=False, metadata={"help": "4-bit base under the adapter (needs bitsandbytes)"}
+    )
+    bf16: bool | None = field(default=None, metadata={"help": "compute in bf16; default: on a GPU"})
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "less memory, a third slower; same results"}
+    )
     screener_flip_rate: float = field(
         default=0.0,
         metadata={"help": "share of verdicts turned round: the perturbation experiment"},
@@ -91,3 +106,5 @@ class SROConfig:
             raise ValueError("steps, comments, samples and eval_every must be at least 1")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must lie in [0, 0.5), not {self.label_smoothing}")
+        if self.four_bit and self.lora is False:
+            raise ValueError("four_bit freezes the base, so it cannot be trained in full")

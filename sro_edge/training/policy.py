@@ -1,20 +1,28 @@
-"""The leader: a causal language model, its reference, and how a comment is put to it."""
+"""The leader: a causal language model, its reference, and how a comment is put to it.
+
+The reference of SRO is the policy before training. A new LoRA adapter changes nothing at first, so
+the reference is the same model with the adapter disabled; otherwise it is a copy of the weights
+that are trained, put in their place while the reference is asked.
+"""
 
 from __future__ import annotations
 
-import copy
+import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from accelerate import PartialState
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from sro_edge.errors import ModelError
+from sro_edge.errors import MissingExtraError, ModelError
 from sro_edge.training.config import SROConfig
 from sro_edge.training.objective import answer_logprobs
 from sro_edge.training.rollout import Prompter
-from sro_edge.training.templates import template_for
+from sro_edge.training.templates import adapt_tokenizer
 
 LORA_FROM = 50_000_000  # parameters from which LoRA is the default
 
@@ -23,64 +31,100 @@ class Policy:
     """The leader with its reference.
 
     Args:
-        base: folder or hub name of a decoder-only causal language model.
-        config: decides between LoRA and full fine-tuning.
+        base: folder or hub name of a decoder-only causal language model, or of a LoRA adapter.
+        config: LoRA or full fine-tuning, and in which precision.
 
     Raises:
-        ModelError: an encoder-decoder model, or one without a prompt template.
+        ModelError: it cannot be loaded, is an encoder-decoder model, or cannot be trained so.
     """
 
     def __init__(self, base: str | Path, config: SROConfig) -> None:
         self.base = str(base)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                base, use_safetensors=True, dtype=torch.float32
-            )
-        except ValueError as error:
-            raise ModelError(
-                f"{base} is no decoder-only causal language model, which rewriting with GGUF needs"
-            ) from error
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.template = template_for(self.tokenizer, base)
+        adapter = Path(base) / "adapter_config.json"
+        origin = adapter_base(adapter) if adapter.is_file() else self.base
+        self.tokenizer = _load_tokenizer(self.base)
+        model = _load_model(origin, config)
+        self.template, added = adapt_tokenizer(self.tokenizer, model.generation_config, base)
+        grow_embeddings(model, self.tokenizer)
+        device = PartialState().device
+        self.bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if config.bf16 is not None:
+            self.bf16 = config.bf16
         self.lora = config.lora
         if self.lora is None:
-            self.lora = model.num_parameters() >= LORA_FROM
-        self.frozen: Any = None
-        if self.lora:
-            from peft import LoraConfig, get_peft_model
-
-            self.model: Any = get_peft_model(
-                model,
-                LoraConfig(
-                    task_type="CAUSAL_LM",
-                    r=config.lora_rank,
-                    lora_alpha=2 * config.lora_rank,
-                    target_modules="all-linear",
-                ),
-            )
-        else:
-            self.model = model
-            self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
+            large = model.num_parameters() >= LORA_FROM
+            self.lora = large or config.four_bit or adapter.is_file()
+        if self.lora and self.bf16 and not config.four_bit:
+            model.to(torch.bfloat16)  # weights that are trained stay in fp32
+        torch.manual_seed(config.seed)  # of the adapter's first weights
+        if adapter.is_file():
+            model = _open_adapter(model, adapter.parent, trained=self.lora)
+        elif self.lora:
+            model = _add_adapter(model, config, added)
+        self.model: Any = model.to(device)
+        model.train()
+        _switch_off_dropout(model)
+        _keep_differentiable(model)
+        if config.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        self._reference: list[torch.Tensor] | None = None
+        if adapter.is_file() or not self.lora:
+            self.freeze_reference()
         self.prompter = Prompter(self.tokenizer, self.template)
         self.learning_rate = config.learning_rate or (2e-4 if self.lora else 3e-5)
 
+    @property
+    def trained(self) -> list[torch.nn.Parameter]:
+        """The parameters that are trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def freeze_reference(self) -> None:
+        """Make the policy as it is now the reference."""
+        self._reference = [p.detach().clone() for p in self.trained]
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the model is the reference."""
+        if self._reference is None:
+            with self.model.disable_adapter():
+                yield
+            return
+        trained = self.trained
+        own = [p.data for p in trained]
+        try:
+            for parameter, weights in zip(trained, self._reference, strict=True):
+                parameter.data = weights
+            yield
+        finally:
+            for parameter, weights in zip(trained, own, strict=True):
+                parameter.data = weights
+
+    def autocast(self) -> torch.autocast:
+        """The precision the model computes in."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
+
     def logprobs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """log pi(answer | prompt) of each row, (B,), with gradient; dropout off."""
-        return _logprobs(self.model, batch)
+        device = self.model.device
+        with self.autocast():
+            logits = self.model(
+                input_ids=batch["input_ids"].to(device),
+                attention_mask=batch["attention_mask"].to(device),
+                use_cache=False,
+            ).logits
+        return answer_logprobs(logits, batch["labels"].to(device))
 
     @torch.no_grad()
     def reference_logprobs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """log pi_ref(answer | prompt) of each row, (B,)."""
-        if self.frozen is not None:
-            return _logprobs(self.frozen, batch)
-        with self.model.disable_adapter():
-            return _logprobs(self.model, batch)
+        with self.reference():
+            return self.logprobs(batch)
 
     def save(self, run: Path) -> Path:
         """Write ``run/adapter`` (LoRA) or ``run/model`` (full), with tokenizer and template."""
         out = run / ("adapter" if self.lora else "model")
-        self.model.save_pretrained(out)
+        # Rows of added tokens are part of the adapter; peft would save all embeddings as well.
+        self.model.save_pretrained(out, **({"save_embedding_layers": False} if self.lora else {}))
         self.tokenizer.save_pretrained(out)
         (out / "prompt.json").write_text(json.dumps(self.template.to_dict(), indent=2))
         lexicon = Path(self.base) / "lexicon.json"
@@ -89,11 +133,124 @@ class Policy:
         return out
 
 
-def _logprobs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    device = next(model.parameters()).device
-    logits = model(
-        input_ids=batch["input_ids"].to(device),
-        attention_mask=batch["attention_mask"].to(device),
-        use_cache=False,
-    ).logits
-    return answer_logprobs(logits, batch["labels"].to(device))
+def grow_embeddings(model: Any, tokenizer: Any) -> None:
+    """Give every token of ``tokenizer`` an embedding; new rows are the mean of the old ones."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= rows:
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[rows:] = layer.weight[:rows].float().mean(0).to(layer.weight.dtype)
+
+
+def adapter_base(file: Path) -> str:
+    """Folder or hub name of the base of the adapter whose ``adapter_config.json`` is ``file``.
+
+    A relative folder also counts from the run, the parent of the adapter's folder.
+
+    Raises:
+        ModelError: the file does not name one.
+    """
+    base = json.loads(file.read_text("utf-8")).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{file} does not name the adapter's base model")
+    found = (f for f in (Path(base), file.parent.parent / base) if f.is_dir())
+    return str(next(found, base))
+
+
+def _load_tokenizer(base: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the policy {base} has no tokenizer that can be loaded ({_first_line(error)}); give a "
+            "run folder, a Hugging Face folder, or a hub name and a network"
+        ) from error
+
+
+def _load_model(base: str, config: SROConfig) -> Any:
+    options = {"quantization_config": _four_bit(config)} if config.four_bit else {}
+    try:
+        shape = AutoConfig.from_pretrained(base)
+        if getattr(shape, "is_encoder_decoder", False):
+            raise ModelError(
+                f"the policy {base} is an encoder-decoder model ({shape.model_type}), but "
+                "rewriting with GGUF needs a decoder-only one, such as Llama, Qwen or Gemma"
+            )
+        return AutoModelForCausalLM.from_pretrained(
+            base, use_safetensors=True, dtype=torch.float32, **options
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the policy {base} cannot be loaded as a decoder-only language model with safetensors "
+            f"weights ({_first_line(error)}); give another model"
+        ) from error
+
+
+def _four_bit(config: SROConfig) -> Any:
+    """NF4 with double quantisation, as QLoRA (Dettmers et al. 2023)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError("--four-bit", "four-bit", "bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32 if config.bf16 is False else torch.bfloat16,
+    )
+
+
+def _add_adapter(model: Any, config: SROConfig, added: list[int]) -> Any:
+    """A new LoRA adapter; of ``added`` tokens it trains the embeddings as well."""
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    targets: Any = [t.strip() for t in config.lora_targets.split(",")]
+    layers = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    embeddings = [name for name, module in model.named_modules() if id(module) in layers]
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha or 2 * config.lora_rank,
+                target_modules=targets[0] if targets == ["all-linear"] else targets,
+                fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
+                trainable_token_indices=dict.fromkeys(embeddings, added) if added else None,
+            ),
+        )
+    except ValueError as error:
+        raise ModelError(
+            f"--lora-targets {config.lora_targets!r} do not fit this model: {_first_line(error)}"
+        ) from error
+
+
+def _open_adapter(model: Any, folder: Path, *, trained: bool) -> Any:
+    """The adapter in ``folder`` on top of its base: to be trained on, or merged into it."""
+    from peft import PeftModel
+
+    found = PeftModel.from_pretrained(model, folder, is_trainable=trained)
+    return found if trained else found.merge_and_unload()
+
+
+def _switch_off_dropout(model: Any) -> None:
+    """Nothing random may stand between policy and reference: r is 0 before the first step."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keep bitsandbytes, on a CPU, from repacking 4-bit weights in a rollout: no gradient then."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

@@ -9,9 +9,9 @@ from sro_edge.bundle import Thresholds
 
 
 def model_folder(name: str | Path) -> str:
-    """The HF folder of a run folder; a plain HF folder or hub name is given back as it is."""
-    folder = Path(name) / "model"
-    return str(folder if folder.is_dir() else name)
+    """The HF folder or adapter of a run; a plain HF folder or hub name is given back as it is."""
+    found = (f for part in ("model", "adapter") if (f := Path(name) / part).is_dir())
+    return str(next(found, name))
 
 
 def stored_thresholds(name: str | Path, toxicity: float | None = None) -> Thresholds:

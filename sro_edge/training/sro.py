@@ -124,10 +124,7 @@ def train_sro(
         )
     model = policy.model
     model.train()
-    for module in model.modules():  # dropout stays off: r must be 0 before the first step
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable = policy.trained
     optimizer = torch.optim.AdamW(trainable, lr=policy.learning_rate, weight_decay=0.0)
     torch.manual_seed(config.seed)
     state: dict[str, Any] = checkpoint.load(run, model, [optimizer]) or {"step": 0, "best": None}
