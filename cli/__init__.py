@@ -13,6 +13,8 @@ from sro_edge.errors import SroEdgeError
 COMMANDS = {
     "rewrite": ("rewrite:rewrite", "Reword the toxic comments of a Parquet file."),
     "screen": ("screen:screen", "Score the comments of a Parquet file."),
+    "evaluate": ("evaluate:evaluate", "Measure how good rewrites are, beside the baselines."),
+    "report": ("report:report", "Make a page to check a rewrite run with."),
     "bundle": ("bundle:bundle", "Look at a model bundle, or check its files."),
     "train": ("train:train", "Train a rewriter against a screener (SRO)."),
     "train-screener": ("train_screener:train_screener", "Train a screener."),

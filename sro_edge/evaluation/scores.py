@@ -8,13 +8,18 @@ unresolved comment) scores 0 in all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from sro_edge.training.encoder import Encoder
 from sro_edge.training.follower import Classifier
+
+FIGURES = ("STA", "SIM", "FL", "STA*SIM", "J")
+_RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -22,51 +27,74 @@ class Judges:
     """The models that report: none of them may have gated or trained what they judge.
 
     Args:
-        classifier: toxicity and fluency.
+        toxicity: classifier with a toxic label.
+        fluency: texts -> probabilities that they are fluent, (N,).
         encoder: meaning.
         fluency_cut: fluency from which an output counts as fluent.
     """
 
-    classifier: Classifier
+    toxicity: Classifier
+    fluency: Callable[[Sequence[str]], torch.Tensor]
     encoder: Encoder
     fluency_cut: float = 0.5
 
 
+class Interval(NamedTuple):
+    """A mean and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Scores:
-    """Per-sentence scores, each (N,)."""
+    """Per-sentence scores, each (N,); ``toxicity`` and ``fluency`` are the judges' own values."""
 
     sta: torch.Tensor
     sim: torch.Tensor
     fl: torch.Tensor
+    toxicity: torch.Tensor
+    fluency: torch.Tensor
 
-    def means(self) -> dict[str, float]:
-        """Means in percent-free form, with STA x SIM per sentence as well."""
-        figures = {
-            "STA": self.sta,
-            "SIM": self.sim,
-            "FL": self.fl,
-            "STA*SIM": self.sta * self.sim,
-            "J": self.sta * self.sim * self.fl,
-        }
-        return {name: round(float(value.mean()), 4) for name, value in figures.items()}
+    def figures(self) -> dict[str, torch.Tensor]:
+        """The sentence-level values of :data:`FIGURES`, each (N,)."""
+        both = self.sta * self.sim
+        return dict(zip(FIGURES, (self.sta, self.sim, self.fl, both, both * self.fl), strict=True))
+
+    def means(self, rows: Sequence[int] | None = None) -> dict[str, float]:
+        """Means over all sentences, or over ``rows``."""
+        taken = slice(None) if rows is None else list(rows)
+        return {n: round(float(v[taken].mean()), 4) for n, v in self.figures().items()}
+
+    def intervals(self, seed: int = 0) -> dict[str, Interval]:
+        """Means with 95 % percentile bootstrap intervals over sentences (Efron 1979)."""
+        values = np.stack([v.numpy() for v in self.figures().values()], 1)  # (N, F)
+        rng = np.random.default_rng(seed)
+        draws = np.stack(
+            [values[rng.integers(0, len(values), len(values))].mean(0) for _ in range(_RESAMPLES)]
+        )  # (R, F)
+        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+        columns = zip(FIGURES, values.mean(0), low, high, strict=True)
+        return {n: Interval(*(round(float(v), 4) for v in three)) for n, *three in columns}
 
 
 def score_rewrites(inputs: Sequence[str], outputs: Sequence[str | None], judges: Judges) -> Scores:
     """Judge ``outputs[i]`` as a rewrite of ``inputs[i]``; None or blank scores 0."""
     there = torch.tensor([bool(o and o.strip()) for o in outputs]).float()
     texts = [o or "" for o in outputs]
-    seen = judges.classifier.judge(texts)
+    toxicity = judges.toxicity.judge(texts).toxicity
     similarity = (judges.encoder.embed(inputs) * judges.encoder.embed(texts)).sum(-1)
-    fluent = seen.fluency if seen.fluency is not None else torch.ones(len(texts))
+    fluency = judges.fluency(texts)
     return Scores(
-        sta=(seen.toxicity < 0.5).float() * there,
+        sta=(toxicity < 0.5).float() * there,
         sim=similarity.clamp_min(0) * there,
-        fl=(fluent >= judges.fluency_cut).float() * there,
+        fl=(fluency >= judges.fluency_cut).float() * there,
+        toxicity=toxicity,
+        fluency=fluency,
     )
 
 
 def fluency_cut(references: Sequence[str], judges: Judges, accepted: float = 0.88) -> float:
     """The cut under which ``accepted`` of human references count as fluent (field's judge: .88)."""
-    fluency = judges.classifier.judge(references).fluency
-    return 0.5 if fluency is None else float(fluency.quantile(1 - accepted))
+    return float(judges.fluency(references).quantile(1 - accepted))

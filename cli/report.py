@@ -1,0 +1,41 @@
+"""``sro-edge report``: a page to check a rewrite run with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sro_edge.cli._shared import PATH
+
+
+@click.command(short_help="Make a page to check a rewrite run with.")
+@click.argument("output", metavar="OUTPUT.parquet", type=PATH)
+@click.option("--column", default="text", show_default=True, help="Column of comments.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Comments shown: half unresolved, half rewritten.",
+)
+@click.option("--page", "-o", type=PATH, help="HTML file [default: OUTPUT.html].")
+def report(output: Path, column: str, rows: int, page: Path | None) -> None:
+    """Make a page to check a rewrite run with.
+
+    The page shows comments beside their rewrites, word by word, sortable by each
+    score; what was left unresolved and why; and how toxic the comments were before
+    and after. It is one file that needs no network; it holds toxic text.
+
+    \b
+    Examples:
+      sro-edge report comments.detox.parquet
+      sro-edge report posts.clean.parquet --column body -o check.html
+    """
+    from sro_edge.evaluation.report import report_run
+
+    page = page or output.with_suffix(".html")
+    shown = report_run(output, page, column=column, rows=rows)
+    click.echo(f"{shown:,} comments shown", err=True)
+    click.echo(page)

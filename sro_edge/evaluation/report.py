@@ -1,0 +1,203 @@
+"""A page about one rewrite run, to check it in minutes: what was reworded, what not, and why."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sro_edge.errors import InputError
+from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bins, render
+from sro_edge.parquet import METADATA_KEY, Source, comments
+
+_SCORES = ("toxicity_before", "toxicity_after", "similarity", "fluency", "attempts")
+_COLUMNS = ("status", "reason", "engine", *_SCORES)
+_BINS = 20
+
+
+def report_run(output: Path, page: Path, *, column: str = "text", rows: int = 1000) -> int:
+    """Write ``page`` about ``output``, a file that ``rewrite`` made.
+
+    Counts and histograms cover every row; of the comments, ``rows`` are shown: half of them
+    unresolved and half rewritten where there are enough of both, chosen by a hash of their text,
+    so that the same file gives the same page.
+
+    Args:
+        output: Parquet file with the columns ``<column>_detox`` and ``detox_*``.
+        page: HTML file to make.
+        column: column of the comments.
+        rows: comments shown.
+
+    Returns:
+        how many comments the page shows.
+
+    Raises:
+        InputError: ``output`` cannot be read, or no rewrite run made it.
+    """
+    source = Source(output, column)
+    wanted = [f"{column}_detox", *(f"detox_{name}" for name in _COLUMNS)]
+    lacking = [name for name in wanted if name not in source.schema.names]
+    if lacking:
+        raise InputError(
+            f"{output} has no column {lacking[0]!r}, so it is no output of `sro-edge rewrite`; "
+            "give the file that it wrote, and --column where the comments are not in 'text'"
+        )
+    seen = _Seen(rows)
+    for record in _records(source, column):
+        seen.add(record)
+    shown = seen.chosen()
+    page.write_text(
+        render(
+            Page(
+                title=f"Rewrites in {output.name}",
+                tables=[_counts(seen)],
+                histograms=[
+                    Histogram(
+                        "toxicity of rewritten comments",
+                        {"before": seen.before, "after": seen.after},
+                    ),
+                    Histogram("toxicity of unresolved comments", {"before": seen.unresolved}),
+                    Histogram("similarity of rewrites", {"rewritten": seen.similarity}),
+                ],
+                facts=_facts(source, output),
+                systems=["this run"],
+                scores=["toxicity", "after", "similarity", "fluency", "attempts"],
+                rows=[_row(record) for record in shown],
+            )
+        ),
+        "utf-8",
+        errors="replace",
+    )
+    return len(shown)
+
+
+def _records(source: Source, column: str) -> Iterator[dict[str, Any]]:
+    """Every row as ``before``, ``after`` and the proof's values."""
+    detox = f"{column}_detox"
+    names = [column, detox, *(f"detox_{name}" for name in _COLUMNS)]
+    for group in range(len(source.group_rows)):
+        for batch in source.batches(group, names):
+            texts = [comments(batch.column(column)), comments(batch.column(detox))]
+            proof = [batch.column(f"detox_{name}").to_pylist() for name in _COLUMNS]
+            for before, after, *values in zip(*texts, *proof, strict=True):
+                yield {
+                    "before": before.text,
+                    "after": after.text,
+                    **dict(zip(_COLUMNS, values, strict=True)),
+                }
+
+
+@dataclass
+class _Seen:
+    """Counts over all rows, and the rows that are to be shown."""
+
+    rows: int
+    statuses: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    engines: Counter[str] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
+    before: list[int] = field(default_factory=lambda: [0] * _BINS)
+    after: list[int] = field(default_factory=lambda: [0] * _BINS)
+    unresolved: list[int] = field(default_factory=lambda: [0] * _BINS)
+    similarity: list[int] = field(default_factory=lambda: [0] * _BINS)
+    kept: dict[str, list[tuple[int, int, dict[str, Any]]]] = field(
+        default_factory=lambda: {"rewritten": [], "unresolved": []}
+    )
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Count one row."""
+        status = record["status"]
+        self.statuses[status] += 1
+        if status == "unresolved":
+            self.reasons[record["reason"]] += 1
+            _count(self.unresolved, record["toxicity_before"])
+        elif status == "rewritten":
+            self.engines[record["engine"]] += 1
+            self.attempts[record["attempts"]] += 1
+            _count(self.before, record["toxicity_before"])
+            _count(self.after, record["toxicity_after"])
+            _count(self.similarity, record["similarity"])
+        if status in self.kept:
+            self._keep(self.kept[status], record)
+
+    def _keep(self, heap: list[tuple[int, int, dict[str, Any]]], record: dict[str, Any]) -> None:
+        """Hold on to the ``rows`` records with the smallest hash."""
+        place = zlib.crc32(record["before"].encode(errors="replace"))
+        entry = (-place, -sum(self.statuses.values()), record)
+        if len(heap) < self.rows:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+
+    def chosen(self) -> list[dict[str, Any]]:
+        """The rows to show: unresolved ones first, each kind in the order of the file."""
+        groups = self.kept["unresolved"], self.kept["rewritten"]
+        half = self.rows // 2
+        first = min(len(groups[0]), max(half, self.rows - len(groups[1])))
+        sizes = first, self.rows - first
+        return [
+            record
+            for group, size in zip(groups, sizes, strict=True)
+            for _, _, record in sorted(heapq.nlargest(size, group), key=lambda e: -e[1])
+        ]
+
+
+def _count(counts: list[int], value: float | None) -> None:
+    if value is not None:
+        for i, more in enumerate(bins([value], _BINS)):
+            counts[i] += more
+
+
+def _row(record: dict[str, Any]) -> Row:
+    tags = [record["status"], record["reason"], record["engine"]]
+    after = record["after"] if record["status"] == "rewritten" else None
+    return Row(
+        record["before"],
+        [Answer(after, [record[name] for name in _SCORES], [t for t in tags if t])],
+    )
+
+
+def _counts(seen: _Seen) -> Figures:
+    total = sum(seen.statuses.values())
+    toxic = seen.statuses["rewritten"] + seen.statuses["unresolved"]
+    rows = [("rows", f"{total:,}", "")]
+
+    def add(name: str, count: int, whole: int) -> None:
+        rows.append((name, f"{count:,}", f"{count / whole:.1%}" if whole else ""))
+
+    add("clean", seen.statuses["clean"], total)
+    add("empty", seen.statuses["empty"], total)
+    add("toxic", toxic, total)
+    add("rewritten, of toxic", seen.statuses["rewritten"], toxic)
+    for attempt, count in sorted(seen.attempts.items()):
+        add(f"  after {attempt} {'round' if attempt == 1 else 'rounds'}", count, toxic)
+    for engine, count in seen.engines.most_common():
+        add(f"  by {engine}", count, toxic)
+    add("unresolved, of toxic", seen.statuses["unresolved"], toxic)
+    for reason, count in seen.reasons.most_common():
+        add(f"  {reason}", count, toxic)
+    return Figures("Counts", ("", "rows", "share"), rows)
+
+
+def _facts(source: Source, output: Path) -> list[tuple[str, str]]:
+    """What made the file, from the note in its metadata."""
+    facts = [("file", output.name)]
+    try:
+        note = json.loads((source.schema.metadata or {})[METADATA_KEY])
+    except (KeyError, ValueError):
+        return facts
+    for name, value in note.items():
+        if isinstance(value, dict):
+            facts += [(f"{name} {key}", _text(item)) for key, item in value.items()]
+        else:
+            facts.append((name, _text(value)))
+    return facts
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
