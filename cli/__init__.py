@@ -11,8 +11,8 @@ from sro_edge.errors import SroEdgeError
 
 # Name -> where the command lives, and its line in the list of commands.
 COMMANDS = {
-    "rewrite": ("rewrite:rewrite", "Reword the toxic comments of a Parquet file."),
-    "screen": ("screen:screen", "Score the comments of a Parquet file."),
+    "rewrite": ("rewrite:rewrite", "Reword the toxic comments of a dump."),
+    "screen": ("screen:screen", "Score the comments of a dump."),
     "evaluate": ("evaluate:evaluate", "Measure how good rewrites are, beside the baselines."),
     "report": ("report:report", "Make a page to check a rewrite run with."),
     "bundle": ("bundle:bundle", "Look at a model bundle, or check its files."),
@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sro-edge")
 def main() -> None:
-    """Reword the toxic comments of a Parquet file, offline, with proof per row.
+    """Reword the toxic comments of a dump, offline, with proof per row.
 
     \b
       sro-edge rewrite comments.parquet        writes comments.detox.parquet

@@ -1,27 +1,25 @@
-"""What commands share: options that go together, progress, the summary, interruption."""
+"""What commands share: options that go together, and the summary."""
 
 from __future__ import annotations
 
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sro_edge.cli._progress import duration, stderr
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
-    from sro_edge.dump import Progress, Summary
+    from sro_edge.dump import Summary
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
-_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 class Share(click.FloatRange):
@@ -42,10 +40,10 @@ class Share(click.FloatRange):
 
 
 def dump_options(command: F) -> F:
-    """Options of every command that reads one Parquet file and writes another."""
+    """Options of every command that reads a dump and writes another."""
     for option in reversed(
         [
-            click.argument("source", metavar="INPUT.parquet", type=PATH),
+            click.argument("source", metavar="INPUT", type=PATH),
             click.argument("output", metavar="[OUTPUT]", required=False, type=PATH),
             click.option("--column", default="text", show_default=True, help="Column of comments."),
             click.option(
@@ -85,95 +83,23 @@ def dump_options(command: F) -> F:
 
 
 def default_output(source: Path, kind: str) -> Path:
-    """``comments.parquet`` -> ``comments.<kind>.parquet``, in the same folder."""
-    stem = source.stem if source.suffix in {".parquet", ".pq"} else source.name
-    return source.with_name(f"{stem}.{kind}.parquet")
+    """``comments.csv`` -> ``comments.<kind>.csv``, in the same folder; ``-`` stays ``-``."""
+    from sro_edge.formats import SUFFIXES
+
+    if source == Path("-"):
+        return source
+    if source.is_dir():
+        folder = Path(os.path.abspath(source)) if source.name in ("", "..") else source
+        return folder.with_name(f"{folder.name}.{kind}")
+    if source.suffix.lower() in SUFFIXES:
+        return source.with_name(f"{source.stem}.{kind}{source.suffix}")
+    return source.with_name(f"{source.name}.{kind}.parquet")
 
 
-def stderr() -> Console:
-    """A console for everything that is not data."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which would otherwise end the process without a word."""
-
-
-@contextmanager
-def resumable(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Show progress; when interrupted, say how to go on and exit with 130 or 143."""
-
-    def terminate(*_: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        with _progress(quiet) as report:
-            yield report
-    except KeyboardInterrupt as error:
-        click.echo("Interrupted. Run the same command again to go on.", err=True)
-        code = 143 if isinstance(error, _Terminated) else 130
-        raise click.exceptions.Exit(code) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, a line now and then elsewhere, nothing when quiet."""
-    console, started = stderr(), time.monotonic()
-    if quiet:
-        yield lambda _: None
-    elif console.is_terminal:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
-        from rich.table import Column
-
-        one_line = Column(no_wrap=True, overflow="ellipsis")
-        columns = BarColumn(10), TextColumn("{task.description}", table_column=one_line)
-        with Bar(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("starting", total=None)
-
-            def show(state: Progress) -> None:
-                line = progress_line(state, time.monotonic() - started)
-                bar.update(task, completed=state.rows, total=state.total, description=line)
-
-            yield show
-    else:
-        said = seen = started
-        last: Progress | None = None
-
-        def say(state: Progress) -> None:
-            # Rows come in bursts: the line is of the end of one, where the speed is right.
-            nonlocal said, seen, last
-            now = time.monotonic()
-            if last is not None and now - seen > 0.2 and seen - said >= _LINE_SECONDS:
-                click.echo(progress_line(last, seen - started), err=True)
-                said = seen
-            last, seen = state, now
-
-        yield say
-
-
-def progress_line(state: Progress, seconds: float) -> str:
-    """Rows, speed, time left and counts, for a terminal of 80 columns."""
-    rate = (state.rows - state.resumed) / max(seconds, 1e-6)
-    parts = [f"{state.rows:,}/{state.total:,} rows", f"{rate:,.0f}/s"]
-    if rate > 0:
-        parts.append(f"{_duration((state.total - state.rows) / rate)} left")
-    parts.append(f"{state.toxic:,} toxic")
-    if state.unresolved:
-        parts.append(f"{state.unresolved:,} unresolved")
-    return "  ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+def show_output(output: Path) -> None:
+    """The path of what was made, for scripts; nothing where the data itself went to stdout."""
+    if output != Path("-"):
+        click.echo(output)
 
 
 def show_summary(summary: Summary) -> None:
@@ -205,7 +131,7 @@ def _counts(summary: Summary) -> Table:
     if summary.empty:
         row("empty", summary.empty)
     rate = (summary.rows - resumed) / max(summary.seconds, 1e-6)
-    table.add_row("comments/s", f"{rate:,.1f}", f"in {_duration(summary.seconds)}")
+    table.add_row("comments/s", f"{rate:,.1f}", f"in {duration(summary.seconds)}")
     return table
 
 

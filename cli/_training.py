@@ -127,7 +127,7 @@ def record_data(run: Path, files: dict[str, tuple[Path, ...]]) -> None:
 
     Of a path, the file and its folder are kept: enough to know the file, nothing of the machine.
     """
-    from sro_edge.checkpoints import write_json
+    from sro_edge.durable import write_json
 
     record = json.loads((run / "run.json").read_text("utf-8"))
     record["data"] = {

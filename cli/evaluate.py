@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sro_edge.cli._shared import PATH, stderr
+from sro_edge.cli._progress import stderr
+from sro_edge.cli._shared import PATH
 from sro_edge.cli._training import needs
 
 if TYPE_CHECKING:

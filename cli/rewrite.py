@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from sro_edge.cli._shared import default_output, dump_options, resumable, show_summary
+from sro_edge.cli._progress import resumable
+from sro_edge.cli._shared import default_output, dump_options, show_output, show_summary
 
 
-@click.command(short_help="Reword the toxic comments of a Parquet file.")
+@click.command(short_help="Reword the toxic comments of a dump.")
 @dump_options
 @click.option(
     "--max-attempts",
@@ -50,13 +51,16 @@ def rewrite(
     seed: int,
     show: int,
 ) -> None:
-    """Reword the toxic comments of a Parquet file.
+    """Reword the toxic comments of a dump.
 
-    OUTPUT (default: INPUT.detox.parquet) has every row and column of the input
-    as it was, and new columns: text_detox, and its proof in detox_status,
-    detox_reason, detox_engine, detox_toxicity_before, detox_toxicity_after,
-    detox_similarity, detox_fluency and detox_attempts. OUTPUT.json says how it
-    was made.
+    INPUT is a Parquet, CSV, TSV or JSONL file, by its suffix, a folder of such
+    files (a hive-partitioned dataset), or - for JSONL on standard input.
+
+    OUTPUT (default: comments.parquet gives comments.detox.parquet) is of the
+    same kind and has every row and column as it was, and new columns:
+    text_detox, and its proof in detox_status, detox_reason, detox_engine,
+    detox_toxicity_before, detox_toxicity_after, detox_similarity, detox_fluency
+    and detox_attempts. OUTPUT.json says how it was made.
 
     \b
     detox_status is
@@ -67,28 +71,31 @@ def rewrite(
       empty       nothing to rewrite
 
     A run that was interrupted or killed goes on when the same command is run
-    again.
+    again. The models work in a process of their own: if it dies over some
+    comments twice, those become unresolved (error), and the run goes on.
 
     \b
     Examples:
       sro-edge rewrite comments.parquet
       sro-edge rewrite posts.parquet clean.parquet --column body
-      sro-edge rewrite comments.parquet --limit 100 --overwrite
+      sro-edge rewrite comments.csv --limit 100 --overwrite
+      sro-edge rewrite dataset/ dataset-clean/
+      zcat posts.jsonl.gz | sro-edge rewrite - | gzip > clean.jsonl.gz
       sro-edge rewrite comments.parquet --threshold 0.2 --on-unresolved mask
 
     \b
     Exit status:
-      0         done; the path of OUTPUT is on stdout
+      0         done; the path of OUTPUT is on stdout (or, with -, the data)
       1         something you can mend, said in one sentence
       2         wrong usage
       130, 143  interrupted, terminated; run again to go on
     """
     from sro_edge.dump import check, rewrite_dump
-    from sro_edge.rewriter import Rewriter
+    from sro_edge.worker import remote_rewriter
 
     output = output or default_output(source, "detox")
     check(source, output, column=column, overwrite=overwrite)
-    rewriter = Rewriter.load(
+    engine = remote_rewriter(
         bundle,
         threshold=threshold,
         max_attempts=max_attempts,
@@ -97,7 +104,7 @@ def rewrite(
         threads=threads,
         device=device,
     )
-    with resumable(quiet) as report:
+    with engine as rewriter, resumable(quiet) as watch:
         summary = rewrite_dump(
             source,
             output,
@@ -107,8 +114,9 @@ def rewrite(
             overwrite=overwrite,
             restart=restart,
             examples=0 if quiet else show,
-            progress=report,
+            progress=watch.progress,
+            trouble=watch.trouble,
         )
     if not quiet:
         show_summary(summary)
-    click.echo(output)
+    show_output(output)

@@ -1,4 +1,4 @@
-"""``sro-edge screen``: score the comments of a Parquet file."""
+"""``sro-edge screen``: score the comments of a dump."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from sro_edge.cli._shared import default_output, dump_options, resumable, show_summary
+from sro_edge.cli._progress import resumable
+from sro_edge.cli._shared import default_output, dump_options, show_output, show_summary
 
 
-@click.command(short_help="Score the comments of a Parquet file.")
+@click.command(short_help="Score the comments of a dump.")
 @dump_options
 def screen(
     source: Path,
@@ -24,12 +25,16 @@ def screen(
     restart: bool,
     quiet: bool,
 ) -> None:
-    """Score the comments of a Parquet file and rewrite nothing.
+    """Score the comments of a dump and rewrite nothing.
 
-    OUTPUT (default: INPUT.screened.parquet) has every row and column of the
-    input as it was, and new columns: text_toxicity (0 to 1) and, where the
-    screener has it, text_fluency. Null and blank comments have no score.
-    The threshold decides only which comments are counted as toxic.
+    INPUT is a Parquet, CSV, TSV or JSONL file, by its suffix, a folder of such
+    files (a hive-partitioned dataset), or - for JSONL on standard input.
+
+    OUTPUT (default: comments.parquet gives comments.screened.parquet) is of the
+    same kind and has every row and column as it was, and new columns:
+    text_toxicity (0 to 1) and, where the screener has it, text_fluency. Null
+    and blank comments have no score. The threshold decides only which comments
+    are counted as toxic.
 
     A run that was interrupted or killed goes on when the same command is run
     again.
@@ -37,40 +42,38 @@ def screen(
     \b
     Examples:
       sro-edge screen comments.parquet
-      sro-edge screen posts.parquet scored.parquet --column body
+      sro-edge screen posts.csv scored.csv --column body
+      zcat posts.jsonl.gz | sro-edge screen - > scored.jsonl
 
     \b
     Exit status:
-      0         done; the path of OUTPUT is on stdout
+      0         done; the path of OUTPUT is on stdout (or, with -, the data)
       1         something you can mend, said in one sentence
       2         wrong usage
       130, 143  interrupted, terminated; run again to go on
     """
-    from sro_edge.bundle import Bundle
     from sro_edge.dump import check, screen_dump
-    from sro_edge.screener import Screener
+    from sro_edge.worker import remote_screener
 
     output = output or default_output(source, "screened")
     check(source, output, column=column, overwrite=overwrite)
-    opened = Bundle.load(bundle)
-    screener = Screener(opened.screener, threads=threads, device=device)
-    with resumable(quiet) as report:
+    engine = remote_screener(bundle, threads=threads, device=device)
+    with engine as screener, resumable(quiet) as watch:
+        identity = screener.identity()
+        stated = identity.pop("threshold")
         summary = screen_dump(
             source,
             output,
             screener,
-            threshold=opened.thresholds.toxicity if threshold is None else threshold,
-            settings={
-                "bundle": opened.name,
-                "bundle_version": opened.version,
-                "bundle_digest": opened.digest,
-            },
+            threshold=stated if threshold is None else threshold,
+            settings=identity,
             column=column,
             limit=limit,
             overwrite=overwrite,
             restart=restart,
-            progress=report,
+            progress=watch.progress,
+            trouble=watch.trouble,
         )
     if not quiet:
         show_summary(summary)
-    click.echo(output)
+    show_output(output)

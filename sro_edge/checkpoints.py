@@ -3,7 +3,7 @@
     lock              held by the one process that works here
     state.json        what the run was asked to do; the manifest, once the output is complete
     unit-000000.parquet …  the new columns of the rows finished so far, in order
-    output.parquet    the complete output, until it is moved to its place
+    result            the complete output, a file or a folder, until it is moved to its place
 
 Every file is written under another name, flushed to disk and renamed, so a file that is there is
 whole. Only POSIX systems are supported: the lock is ``flock``.
@@ -12,10 +12,10 @@ whole. Only POSIX systems are supported: the lock is ``flock``.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,38 +24,37 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sro_edge.durable import durable, move, write_json, writing
 from sro_edge.errors import OutputError
+
+_OURS = ("unit-*.parquet", "file-*.json", "*.tmp", "result", "replaced", "state.json")
 
 
 class WorkFolder:
     """An open work folder, locked against other processes. Make one with :meth:`open`.
 
     Attributes:
-        target: the file that is to be made.
-        path: the folder.
-        units: files of the finished units, in row order.
-        rows: rows in them.
-        manifest: manifest of the finished run, or None while rows or the output are missing.
+        target: the file or folder that is to be made.
+        path: the work folder.
+        result: where the complete output lies until it is moved to its place.
+        manifest: manifest of the finished run, or None while the output is not complete.
     """
 
-    def __init__(self, target: Path, schema: pa.Schema, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, target: Path, fingerprint: dict[str, Any]) -> None:
         """For :meth:`open`, which locks."""
-        self.target, self.path = target, folder_of(target)
-        self.schema, self.fingerprint = schema, fingerprint
-        self.units: list[Path] = []
-        self.rows = 0
+        self.target, self.path, self.fingerprint = target, folder_of(target), fingerprint
+        self.result = self.path / "result"
         self.manifest: dict[str, Any] | None = None
 
     @classmethod
     @contextmanager
     def open(
-        cls, output: Path, schema: pa.Schema, fingerprint: dict[str, Any], *, restart: bool = False
+        cls, output: Path, fingerprint: dict[str, Any], *, restart: bool = False
     ) -> Iterator[WorkFolder]:
         """Lock the work folder of ``output`` and take up the run that lies in it, if any.
 
         Args:
-            output: the file that is to be made.
-            schema: columns of a unit file.
+            output: the file or folder that is to be made.
             fingerprint: everything that decides what the output will be, as JSON types.
             restart: throw away what an earlier run left.
 
@@ -63,45 +62,59 @@ class WorkFolder:
             OutputError: another process works here, the folder holds a run with another
                 fingerprint, or it cannot be written.
         """
-        folder = cls(output, schema, fingerprint)
-        with writing(output):
+        folder = cls(output, fingerprint)
+        with folder.writing():
             lock = _lock(folder.path, output)
         with lock:
-            with writing(output):
-                if restart:
-                    folder.clear()
-                folder._take_up()
             try:
+                with folder.writing():
+                    if restart:
+                        folder.clear()
+                    folder._take_up()
                 yield folder
             finally:
-                if not folder.units and folder.manifest is None:
+                if not folder._worth_keeping():
                     with contextlib.suppress(OSError):
                         folder.remove()
 
-    def add(self, columns: pa.Table) -> None:
-        """Keep the new columns of the next rows for good."""
-        target = self._unit(len(self.units))
-        with writing(self.target), durable(target) as temporary:
-            pq.write_table(columns, temporary, compression="zstd")
-        self.units.append(target)
-        self.rows += columns.num_rows
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Turn a failed write into a sentence that says what was kept."""
+        return writing(self.target, self.path)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole output lies here, to be moved to its place."""
+        return self.manifest is not None and self.result.exists()
+
+    @property
+    def published(self) -> bool:
+        """Whether the output is in its place and only this folder is left to remove."""
+        return self.manifest is not None and not self.result.exists() and self.target.exists()
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Note that ``output.parquet`` is complete and belongs to ``manifest``."""
-        with writing(self.target):
+        """Note that ``result`` is complete and belongs to ``manifest``."""
+        with self.writing():
             self.manifest = manifest
             self._write_state()
 
-    @property
-    def output(self) -> Path:
-        """Where the complete output lies until it is moved to its place."""
-        return self.path / "output.parquet"
+    def publish(self, note: Path) -> None:
+        """Move the output to its place, the manifest to ``note``, and remove this folder."""
+        with self.writing():
+            if not self.published:
+                write_json(note, self.manifest or {})
+                if self.result.is_dir() and self.target.exists():
+                    move(self.target, self.path / "replaced")  # a folder cannot replace another
+                move(self.result, self.target)
+            self.remove()
 
     def clear(self) -> None:
         """Delete the run's files, the state last: a finished run must not look unfinished."""
-        for pattern in ("unit-*.parquet", "output.parquet", "*.tmp", "state.json"):
-            for file in self.path.glob(pattern):
-                file.unlink()
+        for pattern in _OURS:
+            for entry in self.path.glob(pattern):
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
 
     def remove(self) -> None:
         """Delete the folder; files that are not the run's keep it in place."""
@@ -110,11 +123,13 @@ class WorkFolder:
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
-    def _unit(self, number: int) -> Path:
-        return self.path / f"unit-{number:06d}.parquet"
+    def _worth_keeping(self) -> bool:
+        """Whether a later run finds work here that it need not do again."""
+        units, below = self.path.glob("unit-*.parquet"), self.result.rglob("*")
+        return self.manifest is not None or any(units) or any(p.is_file() for p in below)
 
     def _take_up(self) -> None:
-        """Check the state that lies here against this run and find the finished units."""
+        """Check the state that lies here against this run."""
         state = _read_json(self.path / "state.json")
         if state is None:
             self.clear()
@@ -122,63 +137,66 @@ class WorkFolder:
             return
         _check_same(state["fingerprint"], self.fingerprint, self.path)
         self.manifest = state["manifest"]
-        while (rows := _unit_rows(self._unit(len(self.units)), self.schema)) is not None:
-            self.units.append(self._unit(len(self.units)))
-            self.rows += rows
-        # Units behind a gap must go: those that fill it need not have as many rows.
-        for stray in set(self.path.glob("unit-*.parquet")) - set(self.units):
-            stray.unlink()
+        for torn in self.path.glob("*.tmp"):
+            torn.unlink()
 
     def _write_state(self) -> None:
         state = {"fingerprint": self.fingerprint, "manifest": self.manifest}
         write_json(self.path / "state.json", state)
 
 
+class Units:
+    """The finished units of a work folder.
+
+    Attributes:
+        files: their files, in row order.
+        rows: rows in them.
+    """
+
+    def __init__(self, work: WorkFolder, schema: pa.Schema, unit_rows: int, rows: int) -> None:
+        """Find the units of ``schema`` that ``work`` holds.
+
+        Args:
+            work: the open work folder.
+            schema: columns of a unit file.
+            unit_rows: rows of every unit but the last.
+            rows: rows of all units together, in the end.
+        """
+        self._work = work
+        self.files: list[Path] = []
+        self.rows = 0
+        while self.rows < rows:
+            file = self._file(len(self.files))
+            if _unit_rows(file, schema) != min(unit_rows, rows - self.rows):
+                break
+            self.files.append(file)
+            self.rows += min(unit_rows, rows - self.rows)
+        with work.writing():  # a unit behind a gap is done again
+            for stray in set(work.path.glob("unit-*.parquet")) - set(self.files):
+                stray.unlink()
+
+    def add(self, columns: pa.Table) -> None:
+        """Keep the new columns of the next rows for good."""
+        target = self._file(len(self.files))
+        with self._work.writing(), durable(target) as temporary:
+            pq.write_table(columns, temporary, compression="zstd")
+        self.files.append(target)
+        self.rows += columns.num_rows
+
+    def drop_last(self) -> None:
+        """Forget the last unit, so that it is done again."""
+        file = self.files.pop()
+        self.rows -= pq.read_metadata(file).num_rows
+        with self._work.writing():
+            file.unlink()
+
+    def _file(self, number: int) -> Path:
+        return self._work.path / f"unit-{number:06d}.parquet"
+
+
 def folder_of(output: Path) -> Path:
     """The work folder of ``output``."""
     return output.with_name(output.name + ".partial")
-
-
-@contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Turn a failed write into a sentence that says what was kept."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        room = " (make room first)" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
-        raise OutputError(
-            f"{output} cannot be written: {reason}; finished rows are kept in "
-            f"{folder_of(output)}{room}, run the same command again to go on"
-            if folder_of(output).is_dir()
-            else f"{output} cannot be written: {reason}; choose another place for the output"
-        ) from error
-
-
-@contextmanager
-def durable(target: Path) -> Iterator[Path]:
-    """Yield a temporary path; what was written there becomes ``target``, whole or not at all."""
-    temporary = target.with_name(target.name + ".tmp")
-    yield temporary
-    with temporary.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    move(temporary, target)
-
-
-def move(source: Path, target: Path) -> None:
-    """Rename a file and make the new name survive a power cut."""
-    os.replace(source, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(target: Path, data: dict[str, Any]) -> None:
-    """Write ``data`` as JSON, whole or not at all."""
-    with durable(target) as temporary:
-        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _lock(folder: Path, output: Path) -> IO[str]:
@@ -235,9 +253,10 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> No
         if old.get(name) != new.get(name)
     ]
     if differing:
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise OutputError(
-            f"{folder} holds an unfinished run with other settings: {'; '.join(differing)}. Run "
-            "with the earlier settings to go on, or add --restart to begin again"
+            f"{folder} holds an unfinished run with other settings: {'; '.join(differing[:5])}"
+            f"{more}. Run with the earlier settings to go on, or add --restart to begin again"
         )
 
 

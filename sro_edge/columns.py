@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from sro_edge.screener import Scores, passes
+from sro_edge.formats.base import decode, values
+from sro_edge.screener import passes
 
 if TYPE_CHECKING:
-    from sro_edge.rewriter import Rewriter
-    from sro_edge.screener import Screener
+    from sro_edge.rewriter import Rewrite
+    from sro_edge.screener import Scores
 
-_SCREEN_ROWS = 256
+LOST = "error"  # reason of a comment whose unit could not be worked on
 
 
 class Row(NamedTuple):
@@ -23,6 +23,23 @@ class Row(NamedTuple):
     status: str
     reason: str | None
     values: tuple[Any, ...]  # one for each new column
+
+
+class RewritingEngine(Protocol):
+    """What rewords: a :class:`sro_edge.Rewriter`, here or in another process."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what a comment becomes, as JSON types."""
+
+    def rewrite(self, texts: Sequence[str | None], /) -> Iterable[Rewrite]:
+        """One rewrite a text, in order."""
+
+
+class ScreeningEngine(Protocol):
+    """What scores: a :class:`sro_edge.screener.Screener`, here or in another process."""
+
+    def score(self, texts: Sequence[str], /) -> Scores:
+        """Scores in the order of ``texts``."""
 
 
 class Annotator(Protocol):
@@ -34,11 +51,18 @@ class Annotator(Protocol):
     def fields(self, column: str, text_type: pa.DataType) -> list[pa.Field]:
         """The new columns beside a column of comments."""
 
-    def rows(self, texts: Iterator[str | None]) -> Iterator[Row]:
-        """One row for each comment, in order."""
+    def rows(self, texts: Sequence[str | None]) -> list[Row]:
+        """One row for each comment, in order; depends on nothing but these comments.
 
-    def recall(self, unit: pa.Table) -> Iterable[tuple[str, str | None]]:
-        """(status, reason) of rows made earlier."""
+        Raises:
+            EngineError: the models failed over them; another try may succeed.
+        """
+
+    def lost(self, text: str | None) -> Row:
+        """The row of a comment over which the models failed for good."""
+
+    def recall(self, unit: pa.Table, texts: Sequence[str | None]) -> list[Row]:
+        """The rows of ``texts`` that were made earlier and stored in ``unit``."""
 
 
 class Rewriting:
@@ -46,7 +70,7 @@ class Rewriting:
 
     command = "rewrite"
 
-    def __init__(self, rewriter: Rewriter) -> None:
+    def __init__(self, rewriter: RewritingEngine) -> None:
         """``rewriter`` does the work."""
         self.rewriter, self.settings = rewriter, rewriter.settings()
 
@@ -64,26 +88,38 @@ class Rewriting:
             pa.field("detox_attempts", pa.int32()),
         ]
 
-    def rows(self, texts: Iterator[str | None]) -> Iterator[Row]:
+    def rows(self, texts: Sequence[str | None]) -> list[Row]:
         """One row for each rewrite."""
-        for done in self.rewriter.rewrite(texts):
-            values = (
-                done.text,
-                done.status,
-                done.reason,
-                done.engine,
-                done.toxicity_before,
-                done.toxicity_after,
-                done.similarity,
-                done.fluency,
-                done.attempts,
-            )
-            yield Row(done.status, done.reason, values)
+        return [self._row(done) for done in self.rewriter.rewrite(texts)]
 
-    def recall(self, unit: pa.Table) -> Iterable[tuple[str, str | None]]:
+    def lost(self, text: str | None) -> Row:
+        """Unresolved, with the text that the user wants for such comments."""
+        from sro_edge.rewriter import MASK, Rewrite
+
+        if text is None or not text.strip():
+            return self._row(Rewrite(text, "empty"))
+        kept = {"keep": text, "mask": MASK}.get(self.settings.get("on_unresolved", "null"))
+        return self._row(Rewrite(kept, "unresolved", LOST))
+
+    def recall(self, unit: pa.Table, texts: Sequence[str | None]) -> list[Row]:
         """Read from the columns themselves."""
-        columns = unit["detox_status"].to_pylist(), unit["detox_reason"].to_pylist()
-        return zip(*columns, strict=True)
+        columns = [values(column) for column in unit.columns]
+        columns[0] = [decode(v).text if isinstance(v, bytes) else v for v in columns[0]]
+        return [Row(found[1], found[2], found) for found in zip(*columns, strict=True)]
+
+    def _row(self, done: Rewrite) -> Row:
+        found = (
+            done.text,
+            done.status,
+            done.reason,
+            done.engine,
+            done.toxicity_before,
+            done.toxicity_after,
+            done.similarity,
+            done.fluency,
+            done.attempts,
+        )
+        return Row(done.status, done.reason, found)
 
 
 class Screening:
@@ -91,7 +127,9 @@ class Screening:
 
     command = "screen"
 
-    def __init__(self, screener: Screener, threshold: float, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, screener: ScreeningEngine, threshold: float, settings: Mapping[str, Any]
+    ) -> None:
         """Comments above ``threshold`` count as toxic; ``settings`` say which screener this is."""
         self.screener, self.threshold = screener, threshold
         self.settings = {**settings, "threshold": threshold}
@@ -102,26 +140,36 @@ class Screening:
         names = [f"{column}_toxicity", f"{column}_fluency"]
         return [pa.field(name, pa.float32()) for name in names[: 1 + self.has_fluency]]
 
-    def rows(self, texts: Iterator[str | None]) -> Iterator[Row]:
+    def rows(self, texts: Sequence[str | None]) -> list[Row]:
         """Null and blank comments have no scores."""
-        while some := list(islice(texts, _SCREEN_ROWS)):
-            filled = [text for text in some if text and text.strip()]
-            scores = self.screener.score(filled) if filled else None
-            found = zip(*_columns(scores), strict=True) if scores else iter(())
-            for text in some:
-                values = next(found) if text and text.strip() else (None,) * (1 + self.has_fluency)
-                yield Row(self._status(values[0]), None, values)
+        filled = [text for text in texts if text and text.strip()]
+        scores = self.screener.score(filled) if filled else None
+        columns = [] if scores is None else [scores.toxicity.tolist()]
+        if scores is not None and scores.fluency is not None:
+            columns.append(scores.fluency.tolist())
+        found = iter(zip(*columns, strict=True))
+        return self._rows(next(found) if t and t.strip() else None for t in texts)
 
-    def recall(self, unit: pa.Table) -> Iterable[tuple[str, str | None]]:
+    def lost(self, text: str | None) -> Row:
+        """Without scores."""
+        if text is None or not text.strip():
+            return self._rows([None])[0]
+        return Row("unresolved", LOST, (None,) * (1 + self.has_fluency))
+
+    def recall(self, unit: pa.Table, texts: Sequence[str | None]) -> list[Row]:
         """Judge the stored scores again."""
-        return [(self._status(toxicity), None) for toxicity in unit.column(0).to_pylist()]
+        found = zip(*(column.to_pylist() for column in unit.columns), strict=True)
+        return [
+            self.lost(text) if scores[0] is None else self._rows([scores])[0]
+            for text, scores in zip(texts, found, strict=True)
+        ]
 
-    def _status(self, toxicity: float | None) -> str:
-        if toxicity is None:
-            return "empty"
-        return "clean" if passes(toxicity, self.threshold) else "toxic"
-
-
-def _columns(scores: Scores) -> list[list[float]]:
-    columns = [scores.toxicity.tolist()]
-    return columns if scores.fluency is None else [*columns, scores.fluency.tolist()]
+    def _rows(self, found: Iterable[tuple[float, ...] | None]) -> list[Row]:
+        rows = []
+        for scores in found:
+            if scores is None:
+                rows.append(Row("empty", None, (None,) * (1 + self.has_fluency)))
+            else:
+                status = "clean" if passes(scores[0], self.threshold) else "toxic"
+                rows.append(Row(status, None, tuple(scores)))
+        return rows

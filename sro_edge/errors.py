@@ -21,6 +21,10 @@ class ModelError(SroEdgeError):
     """A model or tokenizer cannot be used for what was asked."""
 
 
+class EngineError(SroEdgeError):
+    """The process that holds the models died, or failed over some comments."""
+
+
 class ExportError(SroEdgeError):
     """An export step failed or its proof found a figure outside the bound."""
 

@@ -94,7 +94,6 @@ class Rewriter:
         self.thresholds = thresholds or bundle.thresholds
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
         self.lexicon = bundle.lexicon()
-        self._known: OrderedDict[str, Rewrite] = OrderedDict()
 
     @classmethod
     def load(
@@ -162,22 +161,21 @@ class Rewriter:
         }
 
     def rewrite(self, texts: Iterable[str | None]) -> Iterator[Rewrite]:
-        """One :class:`Rewrite` a text, in order, lazily; None and blank texts are ``empty``."""
+        """One :class:`Rewrite` a text, in order, lazily; None and blank texts are ``empty``.
+
+        A text that comes again is not worked on again; nothing is remembered between two calls.
+        """
+        known: OrderedDict[str, Rewrite] = OrderedDict()
         stream = iter(texts)
         while chunk := list(islice(stream, _CHUNK)):
-            new = list(dict.fromkeys(t for t in chunk if t and t.strip() and t not in self._known))
+            new = list(dict.fromkeys(t for t in chunk if t and t.strip() and t not in known))
             results = dict(zip(new, self._rewrite_all(new), strict=True))
             for text in chunk:
                 if text is None or not text.strip():
                     yield Rewrite(text=text, status="empty")
                 else:
-                    yield results.get(text) or self._known[text]
-            self._remember(results)
-
-    def _remember(self, results: dict[str, Rewrite]) -> None:
-        self._known.update((t, r) for t, r in results.items() if len(t) <= _CACHE_CHARS)
-        while len(self._known) > _CACHE:
-            self._known.popitem(last=False)
+                    yield results.get(text) or known[text]
+            _remember(known, results)
 
     def _rewrite_all(self, texts: Sequence[str]) -> list[Rewrite]:
         """One round after the other over the toxic ones among distinct, non-blank ``texts``."""
@@ -360,6 +358,12 @@ class Rewriter:
             if passes(toxicity, self.thresholds.toxicity):
                 return text, toxicity
         return None, None
+
+
+def _remember(known: OrderedDict[str, Rewrite], results: dict[str, Rewrite]) -> None:
+    known.update((t, r) for t, r in results.items() if len(t) <= _CACHE_CHARS)
+    while len(known) > _CACHE:
+        known.popitem(last=False)
 
 
 def _early_reason(found: Sequence[Candidate], text: str) -> str | None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from click.testing import CliRunner, Result
 from sro_edge import __version__
 from sro_edge.bundle import Sampling, Thresholds, write_manifest
 from sro_edge.cli import COMMANDS, main
-from sro_edge.cli._shared import default_output, printable, progress_line
+from sro_edge.cli._progress import Pace, progress_line
+from sro_edge.cli._shared import default_output, printable
 from sro_edge.dump import Progress
 from sro_edge.prompt import SMALL_TEMPLATE
-from sro_edge.rewriter import Rewrite, Rewriter
+from sro_edge.rewriter import Rewrite
 
 HEAVY = {"torch", "transformers", "onnxruntime", "llama_cpp", "pyarrow", "numpy"}
 # A terminal that obeyed the second comment would change its title.
@@ -57,11 +59,12 @@ class FakeRewriter:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRewriter:
     rewriter = FakeRewriter()
 
-    def load(bundle: Path | None = None, **asked: Any) -> FakeRewriter:
+    @contextmanager
+    def load(bundle: Path | None, **asked: Any) -> Iterator[FakeRewriter]:
         rewriter.asked = {"bundle": bundle, **asked}
-        return rewriter
+        yield rewriter
 
-    monkeypatch.setattr(Rewriter, "load", load)
+    monkeypatch.setattr("sro_edge.worker.remote_rewriter", load)
     return rewriter
 
 
@@ -142,7 +145,7 @@ def test_rewrite_options(comments: Path, fake: FakeRewriter) -> None:
         (["comments.parquet", "--threshold", "1.5"], 2, "1.5 is not in the range"),
         (["comments.parquet", "--limit", "0"], 2, "0 is not in the range"),
         (["comments.parquet", "--on-unresolved", "drop"], 2, "'drop' is not one of"),
-        ([], 2, "Missing argument 'INPUT.parquet'"),
+        ([], 2, "Missing argument 'INPUT'"),
     ],
 )
 def test_rewrite_errors(
@@ -175,14 +178,26 @@ def test_interrupted(comments: Path, fake: FakeRewriter, number: int, code: int)
 
 
 def test_restart(comments: Path, fake: FakeRewriter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sro_edge.dump._UNIT_SECONDS", 0)
     fake.signal_at = 3, signal.SIGINT
     run("rewrite", comments, code=130)
     fake.signal_at = None
     other = ("rewrite", comments, "--seed", 1)
     assert "seed was 0 and is now 1" in run(*other, code=1).stderr
-    assert "3 of them from an earlier run" in run("rewrite", comments).stderr
+    assert "5 of them from an earlier run" in run("rewrite", comments).stderr
     run(*other, "--overwrite", "--restart")
+
+
+def test_stream(bundle: Path) -> None:
+    """Data on stdout, all else on stderr; through the process that holds the models."""
+    words = ["rewrite", "-", "--bundle", bundle, "--threads", "1"]
+    command = [sys.executable, "-c", "from sro_edge.cli import main; main()", *map(str, words)]
+    data = "".join(json.dumps({"text": text}) + "\n" for text in COMMENTS)
+    done = subprocess.run(command, input=data, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["text"] for row in rows] == COMMENTS
+    assert rows[0]["detox_status"] in {"rewritten", "unresolved"}
+    assert "toxic 2 40.0%" in [" ".join(line.split()) for line in done.stderr.splitlines()]
 
 
 def test_screen(comments: Path, bundle: Path) -> None:
@@ -288,16 +303,34 @@ def test_closed_pipe_is_quiet(bundle: Path) -> None:
         ("part-0.snappy.parquet", "part-0.snappy.detox.parquet"),
         ("comments", "comments.detox.parquet"),
         ("dump.2024", "dump.2024.detox.parquet"),
+        ("posts.CSV", "posts.detox.CSV"),
+        ("posts.ndjson", "posts.detox.ndjson"),
+        ("-", "-"),
     ],
 )
 def test_default_output(source: str, output: str) -> None:
     assert default_output(Path(source), "detox") == Path(output)
 
 
+def test_default_output_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "posts.parquet").mkdir()
+    assert default_output(tmp_path / "posts.parquet", "detox").name == "posts.parquet.detox"
+    monkeypatch.chdir(tmp_path / "posts.parquet")
+    assert default_output(Path("."), "detox") == tmp_path / "posts.parquet.detox"
+
+
 def test_progress_line() -> None:
     state = Progress(rows=3000, total=9000, resumed=1000, toxic=1200, unresolved=7)
-    line = progress_line(state, seconds=100.0)
+    line = progress_line(state, rate=20.0)
     assert line == "3,000/9,000 rows  20/s  5 min left  1,200 toxic  7 unresolved"
+    assert progress_line(Progress(0, 9000, 0, 0, 0), rate=0.0) == "0/9,000 rows  0 toxic"
+    assert progress_line(Progress(8, None, 0, 1, 0), rate=2.0) == "8 rows  2/s  1 toxic"
+
+
+def test_pace_counts_the_rows_of_this_run_only() -> None:
+    pace = Pace()
+    assert pace.rate(Progress(1000, 9000, 1000, 0, 0), now=50.0) == 0.0
+    assert pace.rate(Progress(1500, 9000, 1000, 0, 0), now=60.0) == 50.0
 
 
 def test_printable() -> None:

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tables import COMMENTS, NEW, FakeRewriter, assert_carried, read
 
-from sro_edge import parquet
 from sro_edge.dump import rewrite_dump
+from sro_edge.formats import base, parquet
 
 
 def test_every_type_stays(source: Path, output: Path) -> None:
@@ -167,13 +167,13 @@ def test_text_types(source: Path, output: Path, kind: pa.DataType) -> None:
 def test_invalid_utf8(source: Path, output: Path, kind: pa.DataType) -> None:
     raw = [b"fine \xff", "ok", None, b"stupid \xff", b"\xc3\x28"]
     if pa.types.is_dictionary(kind):
-        words = parquet.array([r for r in raw if r], kind.value_type)
+        words = base.array([r for r in raw if r], kind.value_type)
         column = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 2, 3], pa.int32()), words)
     else:
-        column = parquet.array(raw, kind)
+        column = base.array(raw, kind)
     pq.write_table(pa.table({"text": column}), source)
     rewrite_dump(source, output, FakeRewriter())
-    detox = parquet.comments(read(output)["text_detox"].combine_chunks())
+    detox = base.comments(read(output)["text_detox"].combine_chunks())
     assert [c.raw or c.text for c in detox] == [b"fine \xff", "ok", None, "odd \ufffd", b"\xc3\x28"]
 
 

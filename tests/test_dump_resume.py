@@ -28,10 +28,11 @@ def test_resume_reads_only_what_is_left(source: Path, output: Path) -> None:
     assert not output.exists()
     second, states = FakeRewriter(), list[Progress]()
     summary = rewrite_dump(source, output, second, unit_rows=2, progress=states.append)
-    assert second.seen == COMMENTS[4:]
+    assert second.seen == COMMENTS[4:7]  # the last one came before
     assert summary.resumed_rows == 4
     assert (summary.toxic, summary.rewritten, summary.unresolved) == (3, 2, 1)
-    assert (states[0].rows, states[0].resumed, states[0].toxic) == (5, 4, 2)
+    assert (states[1].rows, states[1].resumed, states[1].toxic) == (4, 4, 2)
+    assert (states[2].rows, states[2].toxic) == (6, 3)
     assert states[-1].rows == states[-1].total == 8
     assert_carried(source, output)
     assert read(output)["text_detox"].to_pylist()[0] == "you are odd"
@@ -86,7 +87,7 @@ from tables import FakeRewriter
 from sro_edge.dump import rewrite_dump
 
 def report(state):
-    if state.rows == 5:
+    if state.rows == 4:
         os.kill(os.getpid(), signal.SIGKILL)
 
 rewrite_dump(Path(sys.argv[2]), Path(sys.argv[3]), FakeRewriter(), unit_rows=2, progress=report)
@@ -105,13 +106,11 @@ def test_sigkill(source: Path, output: Path) -> None:
 
 def test_damaged_unit_is_done_again(source: Path, output: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        rewrite_dump(source, output, FakeRewriter(1, interrupt_at=7), unit_rows=2)
+        rewrite_dump(source, output, FakeRewriter(1, interrupt_at=6), unit_rows=2)
     (checkpoints.folder_of(output) / "unit-000001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(KeyboardInterrupt):  # fills one row of the gap, not two
-        rewrite_dump(source, output, FakeRewriter(1, interrupt_at=1), unit_rows=1)
     last = FakeRewriter()
-    assert rewrite_dump(source, output, last).resumed_rows == 3
-    assert last.seen == COMMENTS[3:]
+    assert rewrite_dump(source, output, last, unit_rows=2).resumed_rows == 2
+    assert last.seen == COMMENTS[2:7]
     assert_carried(source, output)
 
 
@@ -121,7 +120,9 @@ def test_other_settings_are_refused(source: Path, output: Path) -> None:
     with pytest.raises(OutputError, match=r"toxicity was 0\.5 and is now 0\.4.*--restart"):
         rewrite_dump(source, output, FakeRewriter(threshold=0.4), unit_rows=2)
     with pytest.raises(OutputError, match=r"limit was null and is now 3"):
-        rewrite_dump(source, output, FakeRewriter(), limit=3)
+        rewrite_dump(source, output, FakeRewriter(), limit=3, unit_rows=2)
+    with pytest.raises(OutputError, match=r"unit_rows was 2 and is now 512"):
+        rewrite_dump(source, output, FakeRewriter())
     summary = rewrite_dump(source, output, FakeRewriter(threshold=0.4), restart=True)
     assert summary.resumed_rows == 0
     assert summary.rows == 8

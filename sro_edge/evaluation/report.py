@@ -13,7 +13,8 @@ from typing import Any
 
 from sro_edge.errors import InputError
 from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bins, render
-from sro_edge.parquet import METADATA_KEY, Source, comments
+from sro_edge.formats.base import comments
+from sro_edge.formats.parquet import METADATA_KEY, ParquetSource
 
 _SCORES = ("toxicity_before", "toxicity_after", "similarity", "fluency", "attempts")
 _COLUMNS = ("status", "reason", "engine", *_SCORES)
@@ -39,7 +40,7 @@ def report_run(output: Path, page: Path, *, column: str = "text", rows: int = 10
     Raises:
         InputError: ``output`` cannot be read, or no rewrite run made it.
     """
-    source = Source(output, column)
+    source = ParquetSource(output, column)
     wanted = [f"{column}_detox", *(f"detox_{name}" for name in _COLUMNS)]
     lacking = [name for name in wanted if name not in source.schema.names]
     if lacking:
@@ -76,7 +77,7 @@ def report_run(output: Path, page: Path, *, column: str = "text", rows: int = 10
     return len(shown)
 
 
-def _records(source: Source, column: str) -> Iterator[dict[str, Any]]:
+def _records(source: ParquetSource, column: str) -> Iterator[dict[str, Any]]:
     """Every row as ``before``, ``after`` and the proof's values."""
     detox = f"{column}_detox"
     names = [column, detox, *(f"detox_{name}" for name in _COLUMNS)]
@@ -184,7 +185,7 @@ def _counts(seen: _Seen) -> Figures:
     return Figures("Counts", ("", "rows", "share"), rows)
 
 
-def _facts(source: Source, output: Path) -> list[tuple[str, str]]:
+def _facts(source: ParquetSource, output: Path) -> list[tuple[str, str]]:
     """What made the file, from the note in its metadata."""
     facts = [("file", output.name)]
     try:

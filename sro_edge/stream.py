@@ -1,0 +1,96 @@
+"""JSONL from one stream to another: answers leave soon after their comments have come in."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from sro_edge.answers import LOST_IN_A_ROW, Answers, Tally, with_own_bytes
+from sro_edge.columns import Annotator
+from sro_edge.errors import EngineError, InputError
+from sro_edge.formats.base import free_fields
+from sro_edge.formats.jsonl import comment_of, extend, parse
+from sro_edge.run import Hooks, Options, Progress
+
+_WAIT_SECONDS = 0.05  # for more lines, before those that are there are worked on
+_READ = 1 << 16
+
+
+def annotate_stream(
+    source: int, target: BinaryIO, annotator: Annotator, options: Options, hooks: Hooks
+) -> Tally:
+    """Write every object that comes in on the descriptor ``source`` with the new members.
+
+    Nothing is kept on disk: a stream that was cut is taken up by giving the lines behind those that
+    came out. The names of the new members are free in the first lines; they must stay free.
+
+    Raises:
+        InputError: a line is no JSON object, or has a comment that is no string.
+        EngineError: the models failed over several units in a row.
+        OSError: ``target`` cannot be written.
+    """
+    answers, tally = Answers(annotator, hooks.trouble), Tally(options.examples)
+    names: list[str] | None = None
+    number = 0
+
+    def tell() -> None:
+        unresolved = tally.statuses["unresolved"]
+        hooks.progress(Progress(tally.rows, None, 0, tally.toxic, unresolved))
+
+    for batch in _batches(source, options.unit_rows, tell):
+        batch = batch[: None if options.limit is None else options.limit - number]
+        wheres = [f"line {number + n}" for n in range(1, len(batch) + 1)]
+        records = [parse(raw, where) for raw, where in zip(batch, wheres, strict=True)]
+        comments = [
+            comment_of(record or {}, options.column, where)
+            for record, where in zip(records, wheres, strict=True)
+        ]
+        if names is None:
+            taken = {name for record in records for name in record or ()}
+            fields = annotator.fields(options.column, pa.string())
+            names = [field.name for field in free_fields(fields, taken)]
+        rows = answers.give([comment.text for comment in comments])
+        if answers.lost == LOST_IN_A_ROW:
+            raise EngineError(f"{answers.failure}, in {LOST_IN_A_ROW} units in a row")
+        for raw, record, comment, row, where in zip(
+            batch, records, comments, rows, wheres, strict=True
+        ):
+            if record is None:
+                target.write(raw)
+                continue
+            if not record.keys().isdisjoint(names):
+                raise InputError(f"{where} has one of the members {', '.join(names)} already")
+            target.write(extend(raw, names, with_own_bytes(row, comment)))
+            tally.add(row, comment)
+        target.flush()
+        number += len(batch)
+        tell()
+        if number == options.limit:
+            break
+    return tally
+
+
+def _batches(source: int, most: int, tick: Callable[[], None]) -> Iterator[list[bytes]]:
+    """Lines as they come: at least one, and those that are there within a moment."""
+    rest, lines, ended = b"", list[bytes](), False
+    while True:
+        while not ended and len(lines) < most:
+            if not select.select([source], [], [], _WAIT_SECONDS)[0]:
+                if lines:
+                    break
+                tick()
+                continue
+            data = os.read(source, _READ)
+            ended = not data
+            *whole, rest = (rest + data).split(b"\n")
+            lines += [line + b"\n" for line in whole]
+            if ended and rest:
+                lines.append(rest)
+        if not lines:
+            return
+        yield lines[:most]
+        del lines[:most]
