@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PACKAGES = ("gguf", "onnx", "onnxruntime", "onnxscript", "peft", "torch", "transformers")
-_GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "q4_0")
+_GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl")
 
 
 @click.command(short_help="Turn trained models into a bundle for the edge.")
@@ -73,9 +73,9 @@ def export(
 ) -> None:
     """Turn trained models into a bundle for the edge, and prove that it is right.
 
-    RUN is a run of warm-start or train, or any folder with a Llama, Mistral or
-    Qwen model and a byte-level BPE tokenizer; by default the newest run under
-    runs/. LoRA adapters are merged. The bundle appears only when llama.cpp and
+    RUN is a run of warm-start or train, or any folder with a Llama, Mistral,
+    Qwen 2, Qwen 3, SmolLM or Gemma 3 text model; by default the newest run
+    under runs/. LoRA adapters are merged. The bundle appears only when llama.cpp and
     ONNX Runtime give the answers of the trained models; the figures are shown
     and kept in its proof.json.
 

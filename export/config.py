@@ -9,7 +9,7 @@ from typing import Any
 
 from sro_edge.errors import ExportError
 from sro_edge.export.figures import Figure
-from sro_edge.export.gguf_writer import GGUF_TYPES
+from sro_edge.export.gguf_types import GGUF_TYPES
 
 SCREENER_WEIGHTS = ("int8", "fp32")
 
@@ -19,7 +19,7 @@ class ExportConfig:
     """What is written, and how.
 
     Args:
-        gguf_type: one of :data:`sro_edge.export.gguf_writer.GGUF_TYPES`.
+        gguf_type: one of :data:`sro_edge.export.gguf_types.GGUF_TYPES`.
         screener_weights: ``int8`` rows with a scale each, or ``fp32``.
         toxic_label: name of the screener's toxic label, where it is an unusual one.
         name: the bundle's name; default that of its folder.

@@ -1,14 +1,13 @@
-"""A transformers causal language model as GGUF, for llama.cpp.
+"""A transformers causal language model as GGUF in fp32, for llama.cpp.
 
-Weights are first written in fp32 with the ``gguf`` library; llama.cpp itself then stores them in
-the type asked for. Tensor layout and vocabulary follow llama.cpp's ``convert_hf_to_gguf.py``.
+Tensor layout and settings follow llama.cpp's ``convert_hf_to_gguf.py`` and its graphs
+(``src/models/``). A setting that these graphs do not compute is refused by name.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +16,53 @@ import numpy as np
 import numpy.typing as npt
 
 from sro_edge.errors import ExportError
+from sro_edge.export.gguf_vocabulary import add_vocabulary
 from sro_edge.export.merge import ARCHITECTURES
+from sro_edge.prompt import PromptTemplate
 
-# Name -> llama.cpp's LLAMA_FTYPE constant.
-GGUF_TYPES = {
-    "f32": "LLAMA_FTYPE_ALL_F32",
-    "f16": "LLAMA_FTYPE_MOSTLY_F16",
-    "bf16": "LLAMA_FTYPE_MOSTLY_BF16",
-    "q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
-    "q6_k": "LLAMA_FTYPE_MOSTLY_Q6_K",
-    "q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M",
-    "q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
-}
+Floats = npt.NDArray[np.float32]
 
-_QWEN2_REGEX = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3_REGEX = _QWEN2_REGEX.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-# Steps of a pre-tokenizer (see _step) -> llama.cpp's name for the same splitting.
-_PRE_TYPES = {
-    ("ByteLevel with regex",): "gpt-2",
-    (f"Split {_QWEN2_REGEX}", "ByteLevel"): "qwen2",
-    (f"Split {_LLAMA3_REGEX}", "ByteLevel"): "llama-bpe",
-    ("Digits one by one", "ByteLevel with regex"): "smollm",
-}
+_INTERLEAVED = {"llama", "smollm3"}  # rotary pairs lie side by side, not half a head apart
+_ACTIVATIONS = {"gemma3": "gelu_pytorch_tanh"}  # the others: silu
+_NOPE_STEP = 4  # llama.cpp gives every fourth layer of SmolLM 3 no positions
 
 
-def write_gguf(model: Any, tokenizer: Any, file: Path, *, name: str, license: str) -> None:
+@dataclass(frozen=True)
+class About:
+    """What the file says of itself.
+
+    Args:
+        name: the model's name.
+        license: SPDX identifier of its weights.
+        base: hub name, or name, of the model it was tuned from; None where that is unknown.
+        template: how a comment becomes a prompt, for a tokenizer without a chat template.
+    """
+
+    name: str
+    license: str
+    base: str | None
+    template: PromptTemplate
+
+
+def write_gguf(model: Any, tokenizer: Any, file: Path, about: About) -> None:
     """Write ``model`` in fp32.
 
     Args:
         model: a model of one of :data:`sro_edge.export.merge.ARCHITECTURES`, fp32.
-        tokenizer: its transformers tokenizer, a byte-level BPE.
+        tokenizer: its transformers tokenizer.
         file: where to.
-        name: the model's name in the file.
-        license: SPDX identifier.
+        about: name, licence, origin and prompt.
 
     Raises:
-        ExportError: the tokenizer, or a feature of the model, has no counterpart in llama.cpp.
+        ExportError: the tokenizer, or a feature of the model, has no counterpart in llama.cpp; or
+            a weight is not finite.
     """
     architecture = ARCHITECTURES[type(model).__name__]
     writer = gguf.GGUFWriter(file, architecture)
-    writer.add_name(name)
-    writer.add_license(license)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    _add_shape(writer, model.config)
-    _add_vocabulary(writer, tokenizer, model)
-    _add_rope_factors(writer, model, architecture)
+    _add_description(writer, tokenizer, about)
+    _add_shape(writer, model.config, architecture)
+    _add_rope(writer, model, architecture)
+    add_vocabulary(writer, tokenizer, model)
     _add_weights(writer, model, architecture)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -72,34 +70,41 @@ def write_gguf(model: Any, tokenizer: Any, file: Path, *, name: str, license: st
     writer.close()
 
 
-def convert_gguf(source: Path, target: Path, gguf_type: str) -> None:
-    """Write the fp32 file ``source`` as ``target`` in another type, with llama.cpp.
-
-    Raises:
-        ExportError: llama.cpp refuses.
-    """
-    from sro_edge.llama import library
-
-    lib = library()
-    params = lib.llama_model_quantize_default_params()
-    params.ftype = getattr(lib, GGUF_TYPES[gguf_type])
-    code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
-    if code != 0:
-        raise ExportError(
-            f"llama.cpp could not store the model as {gguf_type} (code {code}); try another type"
-        )
-
-
 def context_length(config: Any) -> int:
     """Longest sequence on which llama.cpp and transformers agree, in tokens.
 
-    llama.cpp attends to everything in these architectures; within a sliding window so do they.
+    llama.cpp knows the sliding window of Gemma 3. In its other graphs here every token sees all
+    before it; within the window so it does in transformers.
     """
     longest: int = config.max_position_embeddings
+    if config.model_type == "gemma3_text":
+        return longest
     return min(longest, getattr(config, "sliding_window", None) or longest)
 
 
-def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
+def _add_description(writer: gguf.GGUFWriter, tokenizer: Any, about: About) -> None:
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(about.name)
+    writer.add_license(about.license)
+    if about.base is not None:
+        organization, _, name = about.base.rpartition("/")
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, name)
+        if organization:
+            writer.add_base_model_organization(0, organization)
+            writer.add_base_model_repo_url(0, f"https://huggingface.co/{about.base}")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_chat_template(tokenizer.chat_template or jinja_of(about.template))
+
+
+def jinja_of(template: PromptTemplate) -> str:
+    """A chat template that puts the last message, as the comment, into ``template``."""
+    comment = "messages[-1]['content'] | trim" + (" | lower" if template.lowercase else "")
+    before, after = json.dumps(template.prefix + template.lead), json.dumps(template.suffix)
+    return f"{{{{ {before} ~ ({comment}) ~ {after} }}}}"
+
+
+def _add_shape(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     writer.add_context_length(context_length(config))
@@ -111,25 +116,81 @@ def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+    activation = getattr(config, "hidden_act", None) or config.hidden_activation
+    _require(activation, _ACTIVATIONS.get(architecture, "silu"), "activation", config)
+    if architecture == "smollm3":
+        layers = range(1, config.num_hidden_layers + 1)
+        rotated = [int(layer % _NOPE_STEP != 0) for layer in layers]
+        _require(list(config.no_rope_layers), rotated, "no_rope_layers", config)
+    if architecture == "gemma3":
+        _add_gemma3(writer, config, head_dim)
 
 
-def _add_rope_factors(writer: gguf.GGUFWriter, model: Any, architecture: str) -> None:
-    """What each rotary frequency is divided by, where a scaling stretches them (Llama 3)."""
-    kind = model.config.rope_parameters.get("rope_type", "default")
-    if kind == "default":
-        return
-    if kind not in ("llama3", "linear") or architecture != "llama":
+def _add_gemma3(writer: gguf.GGUFWriter, config: Any, head_dim: int) -> None:
+    layers = config.num_hidden_layers
+    full = [n for n, kind in enumerate(config.layer_types, 1) if kind == "full_attention"]
+    step = full[0] if full else layers + 1
+    _require(full, list(range(step, layers + 1, step)), "layers of full attention", config)
+    _require(step > 1, True, "sliding layer", config)
+    # Only the 27 B model, known by its 62 layers, scales by the width of a head in the stream.
+    scale = config.hidden_size // config.num_attention_heads if layers == 62 else head_dim
+    _require(config.query_pre_attn_scalar, scale, "query_pre_attn_scalar", config)
+    _require(config.final_logit_softcapping, None, "final_logit_softcapping", config)
+    _require(bool(config.use_bidirectional_attention), False, "bidirectional attention", config)
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_sliding_window_pattern(step)
+
+
+def _require(found: Any, known: Any, setting: str, config: Any) -> None:
+    if found != known:
+        raise ExportError(
+            f"llama.cpp computes {config.model_type} with {setting} {known}, but this model has "
+            f"{found}: it cannot be written as GGUF"
+        )
+
+
+def _add_rope(writer: gguf.GGUFWriter, model: Any, architecture: str) -> None:
+    """Base and scaling of the rotary positions; Gemma 3 has a second base for sliding layers."""
+    config = model.config
+    rope = config.rope_parameters
+    if architecture == "gemma3":
+        local = rope["sliding_attention"]
+        _require(local["rope_type"], "default", "rope type of sliding layers", config)
+        writer.add_rope_freq_base_swa(local["rope_theta"])
+        rope = rope["full_attention"]
+    _require(rope.get("partial_rotary_factor") or 1.0, 1.0, "partial_rotary_factor", config)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    kind = rope.get("rope_type", "default")
+    if kind == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    elif kind == "yarn":
+        _add_yarn(writer, config, rope)
+    elif kind == "llama3" and architecture == "llama":
+        scaled = model.model.rotary_emb.inv_freq.double().numpy()  # (head_dim / 2,)
+        plain = rope["rope_theta"] ** -(np.arange(len(scaled)) / len(scaled))
+        writer.add_tensor("rope_freqs.weight", (plain / scaled).astype(np.float32))
+    elif kind != "default":
         raise ExportError(
             f"rope type {kind!r} of {type(model).__name__} cannot be written as GGUF here; "
-            "supported are 'default', and for Llama 'llama3' and 'linear'"
+            "supported are 'default', 'linear' and 'yarn', and for Llama and Mistral 'llama3'"
         )
-    scaled = model.model.rotary_emb.inv_freq.double().numpy()  # (head_dim / 2,)
-    exponent = np.arange(len(scaled)) / len(scaled)
-    plain = model.config.rope_parameters["rope_theta"] ** -exponent
-    writer.add_tensor("rope_freqs.weight", (plain / scaled).astype(np.float32))
+
+
+def _add_yarn(writer: gguf.GGUFWriter, config: Any, rope: dict[str, Any]) -> None:
+    """YaRN (Peng et al. 2023) with the attention factor that both sides derive from the factor."""
+    for name in ("attention_factor", "mscale", "mscale_all_dim"):
+        _require(rope.get(name), None, f"yarn {name}", config)
+    _require(rope.get("truncate", True), True, "yarn truncate", config)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(rope["factor"])
+    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+    writer.add_rope_scaling_orig_ctx_len(original)
+    writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast") or 32.0)
+    writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow") or 1.0)
 
 
 def _add_weights(writer: gguf.GGUFWriter, model: Any, architecture: str) -> None:
@@ -143,104 +204,24 @@ def _add_weights(writer: gguf.GGUFWriter, model: Any, architecture: str) -> None
         if tied and name == "lm_head.weight":
             continue
         array = tensor.detach().float().contiguous().numpy()
-        if architecture == "llama" and ".q_proj." in name:
+        if not np.isfinite(array).all():
+            raise ExportError(
+                f"the weight {name} holds NaN or infinite numbers: the training run diverged; "
+                "export an earlier checkpoint, or train again with a lower learning rate"
+            )
+        if architecture in _INTERLEAVED and ".q_proj." in name:
             array = _interleave(array, config.num_attention_heads)
-        if architecture == "llama" and ".k_proj." in name:
+        if architecture in _INTERLEAVED and ".k_proj." in name:
             array = _interleave(array, config.num_key_value_heads)
+        if architecture == "gemma3" and name.endswith("norm.weight"):
+            array = array + np.float32(1)  # its norms multiply by 1 + weight
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ExportError(f"the weight {name} of {type(model).__name__} has no place in GGUF")
         writer.add_tensor(target, array)
 
 
-def _interleave(array: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
+def _interleave(array: Floats, heads: int) -> Floats:
     """Rows of a query or key projection with the halves of each rotary pair side by side."""
     split = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
     return np.ascontiguousarray(split.swapaxes(1, 2).reshape(array.shape))
-
-
-def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Any, model: Any) -> None:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    table = json.loads(backend.to_str()) if backend is not None else {"model": {}}
-    if table["model"].get("type") != "BPE" or table["model"].get("byte_fallback"):
-        raise ExportError(
-            f"the tokenizer ({type(tokenizer).__name__}) is not a byte-level BPE, the only kind "
-            "that can be written as GGUF here; SentencePiece tokenizers are not supported"
-        )
-    pre_type = pre_tokenizer_type(table["pre_tokenizer"])
-    if (table["normalizer"] or {"type": "NFC"}) != {"type": "NFC"}:
-        raise ExportError(
-            f"the tokenizer normalises text with {json.dumps(table['normalizer'])}, which "
-            "llama.cpp does not do; only NFC or no normaliser is supported"
-        )
-    tokens, types = _tokens(table, model.config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_type)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    merges = table["model"]["merges"]
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    writer.add_add_bos_token(False)
-    _add_special_ids(writer, tokenizer, model)
-
-
-def _tokens(table: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """The ``size`` tokens of a tokenizer.json by id, with their GGUF types; gaps are unused."""
-    kinds = gguf.TokenType
-    entries = {number: (text, kinds.NORMAL) for text, number in table["model"]["vocab"].items()}
-    for added in table["added_tokens"]:
-        kind = kinds.CONTROL if added["special"] else kinds.USER_DEFINED
-        entries[added["id"]] = (added["content"], kind)
-    if max(entries) >= size:
-        raise ExportError(
-            f"the tokenizer has token ids up to {max(entries)}, the model only {size} embeddings: "
-            "they do not belong together"
-        )
-    rows = [entries.get(number, (f"[PAD{number}]", kinds.UNUSED)) for number in range(size)]
-    return [text for text, _ in rows], [int(kind) for _, kind in rows]
-
-
-def _add_special_ids(writer: gguf.GGUFWriter, tokenizer: Any, model: Any) -> None:
-    ends = model.generation_config.eos_token_id
-    ends = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
-    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
-    if eos is None:
-        raise ExportError("the tokenizer has no end token (eos_token), so no answer would ever end")
-    writer.add_eos_token_id(eos)
-    other_end = next((end for end in ends if end != eos), None)
-    if other_end is not None:
-        writer.add_eot_token_id(other_end)
-    if tokenizer.bos_token_id is not None:
-        writer.add_bos_token_id(tokenizer.bos_token_id)
-    if tokenizer.pad_token_id is not None:
-        writer.add_pad_token_id(tokenizer.pad_token_id)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
-
-
-def pre_tokenizer_type(pre_tokenizer: dict[str, Any] | None) -> str:
-    """llama.cpp's name for a pre-tokenizer of ``tokenizer.json``.
-
-    Raises:
-        ExportError: llama.cpp's splitting is not known to be the same.
-    """
-    steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer] if pre_tokenizer else [])
-    key = tuple(_step(step) for step in steps)
-    if key not in _PRE_TYPES:
-        raise ExportError(
-            f"the tokenizer splits text with {json.dumps(pre_tokenizer, ensure_ascii=False)}, "
-            "which is not known to llama.cpp; supported are the pre-tokenizers of GPT-2, Qwen 2, "
-            "Qwen 3, Llama 3 and SmolLM"
-        )
-    return _PRE_TYPES[key]
-
-
-def _step(step: dict[str, Any]) -> str:
-    """What one step of a pre-tokenizer does, in a few words."""
-    if step["type"] == "ByteLevel" and not step["add_prefix_space"]:
-        return "ByteLevel with regex" if step["use_regex"] else "ByteLevel"
-    if step["type"] == "Digits" and step["individual_digits"]:
-        return "Digits one by one"
-    if step["type"] == "Split" and step["behavior"] == "Isolated" and not step["invert"]:
-        return f"Split {step['pattern'].get('Regex')}"
-    return json.dumps(step)

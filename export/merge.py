@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 
 from sro_edge.errors import ExportError, ModelError
 from sro_edge.export.figures import Figure, require
+from sro_edge.export.gguf_vocabulary import explicit_spaces
 from sro_edge.export.probes import PROMPTS
 from sro_edge.export.runs import Run
 from sro_edge.prompt import PromptTemplate
@@ -23,7 +25,10 @@ ARCHITECTURES = {
     "MistralForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "SmolLM3ForCausalLM": "smollm3",
+    "Gemma3ForCausalLM": "gemma3",
 }
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _MERGE_BOUND = 1e-3  # of logits; fp32 rounding stays far below it
 
 
@@ -36,6 +41,7 @@ class Policy:
         tokenizer: its transformers tokenizer.
         template: how a comment becomes a prompt.
         lexicon: toxic words with their log-odds; empty where training left none.
+        base: name of the model it was tuned from; None where that is unknown.
         figures: the merge's proof; empty where there was nothing to merge.
     """
 
@@ -43,6 +49,7 @@ class Policy:
     tokenizer: Any
     template: PromptTemplate
     lexicon: dict[str, float]
+    base: str | None
     figures: list[Figure]
 
 
@@ -64,7 +71,7 @@ def load_policy(run: Run) -> Policy:
     except (OSError, ValueError) as error:
         raise ModelError(f"{run.model} has no tokenizer that can be loaded: {error}") from error
     grow_embeddings(model, tokenizer)  # an adapter brings the rows of tokens that it added
-    template = template_for(tokenizer, run.model)
+    template = explicit_spaces(template_for(tokenizer, run.model), tokenize_with(tokenizer))
     figures = []
     if run.is_adapter:
         prompts = [template.encode(text, tokenize_with(tokenizer)) for text in PROMPTS]
@@ -79,7 +86,7 @@ def load_policy(run: Run) -> Policy:
                 )
             ]
         )
-    return Policy(model, tokenizer, template, _lexicon(run, base), figures)
+    return Policy(model, tokenizer, template, _lexicon(run, base), _base_name(run), figures)
 
 
 def merge_adapter(base: Any, adapter: Path, prompts: list[list[int]]) -> tuple[Any, float]:
@@ -151,6 +158,18 @@ def _adapter_base(run: Run) -> str:
         if folder.is_dir():
             return str(folder)
     return base
+
+
+def _base_name(run: Run) -> str | None:
+    """Hub name, or name of the folder or run, of the model that was tuned."""
+    config = run.read_json("adapter_config.json") or {}
+    base = config.get("base_model_name_or_path") or run.record.get("base")
+    if not isinstance(base, str) or not base:
+        return None
+    if _HUB_NAME.fullmatch(base) and not Path(base).exists():
+        return base
+    parts = [part for part in PurePath(base).parts if part not in ("model", "/")]
+    return parts[-1] if parts else None
 
 
 def _lexicon(run: Run, base: str) -> dict[str, float]:

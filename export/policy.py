@@ -8,7 +8,8 @@ from pathlib import Path
 from sro_edge.bundle import DETOXIFIER, LEXICON
 from sro_edge.export.config import ExportConfig, Part, write_json
 from sro_edge.export.figures import require
-from sro_edge.export.gguf_writer import convert_gguf, write_gguf
+from sro_edge.export.gguf_types import convert_gguf
+from sro_edge.export.gguf_writer import About, write_gguf
 from sro_edge.export.merge import Policy, load_policy
 from sro_edge.export.proof_gguf import prove_logits, prove_tokens
 from sro_edge.export.runs import Run
@@ -34,8 +35,8 @@ def export_policy(
     policy = load_policy(run)
     exact, stored = work / "f32.gguf", folder / DETOXIFIER
     progress("writing GGUF")
-    name = config.name or out.name
-    write_gguf(policy.model, policy.tokenizer, exact, name=name, license=config.license)
+    about = About(config.name or out.name, config.license, policy.base, policy.template)
+    write_gguf(policy.model, policy.tokenizer, exact, about)
     progress("proving tokens and logits")
     figures = [*policy.figures, *require(prove_tokens(policy, exact))]
     figures += require(

@@ -33,10 +33,7 @@ def prove_tokens(policy: Policy, file: Path) -> list[Figure]:
     Raises:
         ExportError: shows the first comment that is cut differently.
     """
-    backend = policy.tokenizer.backend_tokenizer
     probes = [*AWKWARD, *COMMENTS, *(str(t) for t in policy.tokenizer.get_added_vocab())]
-    if backend.normalizer is not None:  # NFC, which llama.cpp leaves to whoever writes the text
-        probes = [backend.normalizer.normalize_str(text) for text in probes]
     ours = tokenize_with(policy.tokenizer)
     differing = []
     with _open(file, longest=_ROWS) as llama:

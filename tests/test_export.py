@@ -17,7 +17,7 @@ from toy_models import SENTENCES, make_model, make_tokenizer
 from sro_edge.bundle import Bundle
 from sro_edge.cli import main
 from sro_edge.errors import ExportError, OutputError
-from sro_edge.export import ExportConfig, export_bundle, gguf_writer, policy, proof_gguf
+from sro_edge.export import ExportConfig, export_bundle, gguf_types, policy, proof_gguf
 from sro_edge.export.figures import Figure, require
 from sro_edge.export.merge import load_policy
 from sro_edge.export.onnx_writer import load_screener
@@ -199,4 +199,4 @@ def test_command_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
 def test_command_offers_every_gguf_type() -> None:
     from sro_edge.cli import export as command
 
-    assert set(command._GGUF_TYPES) == set(gguf_writer.GGUF_TYPES)
+    assert set(command._GGUF_TYPES) == set(gguf_types.GGUF_TYPES)

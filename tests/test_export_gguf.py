@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import gguf
+import jinja2
+import llama_cpp
 import numpy as np
 import pytest
 import torch
 import transformers
 from tokenizers import normalizers
 from toy_models import (
+    ABOUT,
     PRE_TOKENIZERS,
+    SENTENCEPIECE,
+    SENTENCES,
     make_model,
     make_policy,
+    make_sentencepiece_tokenizer,
     make_tokenizer,
     make_word_tokenizer,
     values,
 )
 
+from sro_edge.detoxifier import Detoxifier, Request
 from sro_edge.errors import ExportError, ModelError
-from sro_edge.export import gguf_writer, proof_gguf
+from sro_edge.export import gguf_types, gguf_vocabulary, gguf_writer, proof_gguf
 from sro_edge.export.figures import require
+from sro_edge.export.gguf_vocabulary import explicit_spaces
 from sro_edge.export.merge import load_policy
 from sro_edge.export.runs import open_run
+from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
+from sro_edge.training.tokens import tokenize_with
 
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+# Seven layers: the sixth sees everything, the others a window that the probes outgrow.
+GEMMA3 = {
+    "num_hidden_layers": 7,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "sliding_window": 16,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.1,
+}
+GEMMA3_LONG = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+}
+CHAT = PromptTemplate("<s>[INST] Reword it: ", " [/INST]")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -49,6 +81,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("Mistral", {"sliding_window": 128}),
         ("Qwen2", {"tie_word_embeddings": True}),
         ("Qwen3", {"head_dim": 32}),
+        ("Qwen3", {"rope_parameters": YARN}),
+        ("SmolLM3", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
+        (
+            "Llama",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+        ),
+        ("Gemma3", GEMMA3),
+        ("Gemma3", {**GEMMA3, "rope_parameters": GEMMA3_LONG}),
     ],
 )
 def test_gguf_gives_the_logits_of_torch(
@@ -56,7 +96,7 @@ def test_gguf_gives_the_logits_of_torch(
 ) -> None:
     policy = make_policy(make_model(kind, **settings), make_tokenizer())
     file = tmp_path / "model.gguf"
-    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, name="tiny", license="MIT")
+    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
     require(proof_gguf.prove_tokens(policy, file))
     figures = require(
         proof_gguf.prove_logits(policy, file, "f32", kl_at_most=1e-4, top1_at_least=0.99)
@@ -68,7 +108,7 @@ def test_logit_proof_sees_a_wrong_layout(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(gguf_writer, "_interleave", lambda array, heads: array)
     policy = make_policy(make_model(), make_tokenizer())
     file = tmp_path / "model.gguf"
-    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, name="tiny", license="MIT")
+    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
     figures = proof_gguf.prove_logits(policy, file, "f32", kl_at_most=1e-3, top1_at_least=0.99)
     with pytest.raises(ExportError, match=r"mean KL divergence.*above 0.001 \(gguf.f32.kl\)"):
         require(figures)
@@ -79,45 +119,60 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(kind: str, tmp_path: Path) ->
     normalizer = normalizers.NFC() if kind == "qwen2" else None
     policy = make_policy(make_model(), make_tokenizer(kind, normalizer))
     file = tmp_path / "model.gguf"
-    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, name="tiny", license="MIT")
+    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
     found = values(require(proof_gguf.prove_tokens(policy, file)))
     assert found["tokens.differing"] == 0
     assert found["tokens.probes"] > 100
 
 
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("kind", SENTENCEPIECE)
+def test_llama_cpp_cuts_text_as_sentencepiece_tokenizers_do(
+    kind: str, listed: bool, tmp_path: Path
+) -> None:
+    tokenizer = make_sentencepiece_tokenizer(kind, listed=listed)
+    policy = make_policy(make_model(vocab_size=len(tokenizer)), tokenizer)
+    file = tmp_path / "model.gguf"
+    if not listed and kind == "llama-2":
+        with pytest.raises(ExportError, match="but no merge of the first two"):
+            gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
+        return
+    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
+    for template in (SMALL_TEMPLATE, CHAT):
+        template = explicit_spaces(template, tokenize_with(tokenizer))
+        asked = dataclasses.replace(policy, template=template)
+        assert values(require(proof_gguf.prove_tokens(asked, file)))["tokens.differing"] == 0
+
+
 def test_token_proof_sees_another_pre_tokenizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf_writer, "pre_tokenizer_type", lambda _: "llama-bpe")
+    monkeypatch.setattr(gguf_vocabulary, "pre_tokenizer_type", lambda *_: "llama-bpe")
     policy = make_policy(make_model(), make_tokenizer())
     file = tmp_path / "model.gguf"
-    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, name="tiny", license="MIT")
+    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
     with pytest.raises(ExportError, match=r"cuts .* of .* probe comments into other tokens"):
         proof_gguf.prove_tokens(policy, file)
 
 
 def test_unknown_tokenizers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"splits text with .*Whitespace"):
-        gguf_writer.pre_tokenizer_type({"type": "Whitespace"})
-    with pytest.raises(ExportError, match="not a byte-level BPE"):
-        gguf_writer.write_gguf(
-            make_model(), make_word_tokenizer(), tmp_path / "a.gguf", name="a", license="MIT"
-        )
+        gguf_vocabulary.pre_tokenizer_type({"type": "Whitespace"})
+    with pytest.raises(ExportError, match=r"WordLevel.*supported are byte-level BPE and"):
+        gguf_writer.write_gguf(make_model(), make_word_tokenizer(), tmp_path / "a.gguf", ABOUT)
     with pytest.raises(ExportError, match=r"normalises text with .*Lowercase"):
         gguf_writer.write_gguf(
             make_model(),
             make_tokenizer(normalizer=normalizers.Lowercase()),
             tmp_path / "a.gguf",
-            name="a",
-            license="MIT",
+            ABOUT,
         )
     with pytest.raises(ExportError, match="do not belong together"):
         gguf_writer.write_gguf(
             make_model(vocab_size=300),
             make_tokenizer(),
             tmp_path / "a.gguf",
-            name="a",
-            license="MIT",
+            ABOUT,
         )
 
 
@@ -152,12 +207,64 @@ def test_every_gguf_type_can_be_written(policy_run: Path, tmp_path: Path) -> Non
     run = open_run(policy_run, "policy")
     policy = load_policy(run)
     exact = tmp_path / "exact.gguf"
-    gguf_writer.write_gguf(policy.model, policy.tokenizer, exact, name="tiny", license="MIT")
+    gguf_writer.write_gguf(policy.model, policy.tokenizer, exact, ABOUT)
     sizes = {}
-    for kind in gguf_writer.GGUF_TYPES:
+    for kind in gguf_types.GGUF_TYPES:
         file = tmp_path / f"{kind}.gguf"
-        gguf_writer.convert_gguf(exact, file, kind)
+        gguf_types.convert_gguf(exact, file, kind)
         figures = proof_gguf.prove_logits(policy, file, kind, kl_at_most=10)
         assert np.isfinite(values(figures)[f"gguf.{kind}.kl"])
         sizes[kind] = file.stat().st_size
     assert sizes["f32"] > sizes["f16"] == sizes["bf16"] > sizes["q8_0"] > sizes["q4_0"]
+
+
+def test_file_says_where_it_comes_from_and_how_to_ask(tmp_path: Path) -> None:
+    about = dataclasses.replace(ABOUT, base="someone/model-1b", license="Apache-2.0")
+    gguf_writer.write_gguf(make_model(), make_tokenizer(), tmp_path / "a.gguf", about)
+    fields = gguf.GGUFReader(tmp_path / "a.gguf").fields
+    found = {name: field.contents() for name, field in fields.items()}
+    assert found["general.license"] == "Apache-2.0"
+    assert found["general.base_model.0.name"] == "model-1b"
+    assert found["general.base_model.0.repo_url"] == "https://huggingface.co/someone/model-1b"
+    assert found["tokenizer.ggml.pre"] == "gpt-2"
+    assert found["tokenizer.ggml.eos_token_id"] == 1
+    chat = jinja2.Template(found["tokenizer.chat_template"])
+    comment = "What  a 'Stupid' idea"
+    asked = chat.render(messages=[{"role": "user", "content": f" {comment} "}])
+    assert asked == "<s> what  a 'stupid' idea<|rewrite|>"
+
+
+def test_llama_cpp_answers_through_the_embedded_template(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    tokenizer = make_tokenizer()
+    gguf_writer.write_gguf(make_model(vocab_size=len(tokenizer)), tokenizer, file, ABOUT)
+    with Detoxifier(file, SMALL_TEMPLATE, threads=1, slots=1, max_prompt_tokens=96) as engine:
+        ((_, (expected,)),) = engine.generate([Request(0, SENTENCES[1], max_new_tokens=8)])
+    llama = llama_cpp.Llama(str(file), n_ctx=128, n_threads=1, verbose=False)
+    message = {"role": "user", "content": SENTENCES[1]}
+    answer = llama.create_chat_completion(
+        [message], temperature=0.0, repeat_penalty=1.0, max_tokens=8
+    )
+    llama.close()
+    found = answer["choices"][0]["message"]["content"]
+    assert SMALL_TEMPLATE.restore(found, SENTENCES[1]) == expected.text.replace("\ufffd", "")
+
+
+def test_features_that_llama_cpp_does_not_compute_are_refused(tmp_path: Path) -> None:
+    for kind, settings, said in [
+        ("Llama", {"hidden_act": "gelu"}, "with activation silu, but this model has gelu"),
+        ("SmolLM3", {"no_rope_layers": [0, 1]}, r"no_rope_layers \[1, 1\]"),
+        ("Gemma3", {**GEMMA3, "query_pre_attn_scalar": 99}, "query_pre_attn_scalar 32"),
+        ("Qwen2", {"rope_parameters": {**YARN, "rope_type": "dynamic"}}, "rope type 'dynamic'"),
+    ]:
+        with pytest.raises(ExportError, match=said):
+            gguf_writer.write_gguf(
+                make_model(kind, **settings), make_tokenizer(), tmp_path / "a.gguf", ABOUT
+            )
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = make_model()
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(ExportError, match=r"layers.1.mlp.up_proj.weight holds NaN.*diverged"):
+        gguf_writer.write_gguf(model, make_tokenizer(), tmp_path / "a.gguf", ABOUT)

@@ -10,9 +10,11 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
+from transformers.convert_slow_tokenizer import generate_merges
 
-from sro_edge.export import gguf_writer
 from sro_edge.export.figures import Figure
+from sro_edge.export.gguf_vocabulary import LLAMA3_REGEX, QWEN2_REGEX
+from sro_edge.export.gguf_writer import About
 from sro_edge.export.merge import Policy
 from sro_edge.prompt import SMALL_TEMPLATE
 
@@ -24,16 +26,19 @@ SENTENCES = [
     "the new bridge opens in 2025 and costs 1,250,000 euros .",
 ]
 SPECIALS = ["<s>", "</s>", "<pad>", "<|rewrite|>"]
-QWEN2 = gguf_writer._QWEN2_REGEX
-LLAMA3 = gguf_writer._LLAMA3_REGEX
+ABOUT = About("tiny", "MIT", None, SMALL_TEMPLATE)
 PRE_TOKENIZERS: dict[str, Any] = {
     "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
     "qwen2": [
-        pre_tokenizers.Split(Regex(QWEN2), "isolated"),
+        pre_tokenizers.Split(Regex(QWEN2_REGEX), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ],
     "llama-bpe": [
-        pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+        pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ],
+    "smaug-bpe": [
+        pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ],
     "smollm": [
@@ -68,6 +73,55 @@ def make_tokenizer(kind: str = "gpt-2", normalizer: Any = None) -> Any:
     )
 
 
+SENTENCEPIECE = ("llama-2", "mistral", "gemma")
+
+
+def make_sentencepiece_tokenizer(kind: str = "gemma", *, listed: bool = True) -> Any:
+    """A BPE of about 600 tokens with byte fallback, as SentencePiece's are converted.
+
+    Args:
+        kind: ``llama-2`` puts a space before every piece of text, ``mistral`` before the first,
+            ``gemma`` before none.
+        listed: every pair of tokens that spells a third has a merge; as trained, one a token has.
+    """
+    control = ["<pad>", "</s>", "<s>", "<unk>", "<|rewrite|>"]
+    start = [*control, *(f"<0x{byte:02X}>" for byte in range(256))]
+    learned = Tokenizer(models.BPE())
+    learned.normalizer = normalizers.Replace(" ", "▁")
+    trainer = trainers.BpeTrainer(vocab_size=340, show_progress=False)
+    learned.train_from_iterator((" " + s for s in SENTENCES), trainer)
+    core = json.loads(learned.to_str())["model"]
+    # Characters first, then what the merges make, in their order.
+    pieces = sorted(core["vocab"], key=lambda piece: (len(piece) > 1, core["vocab"][piece]))
+    vocabulary = {piece: number for number, piece in enumerate([*start, *pieces])}
+    merges = [tuple(merge) for merge in core["merges"]]
+    if listed:
+        merges = generate_merges({p: n for p, n in vocabulary.items() if p in core["vocab"]}, None)
+    whole = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    replace = normalizers.Replace(" ", "▁")
+    if kind == "llama-2":
+        whole.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace])
+    elif kind == "mistral":
+        whole.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    else:
+        whole.normalizer = replace
+        whole.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    whole.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=whole,
+        pad_token="<pad>",
+        eos_token="</s>",
+        bos_token="<s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<|rewrite|>"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
 def make_model(kind: str = "Llama", **settings: Any) -> Any:
     """A random decoder with grouped key heads, whose distributions are far from flat."""
     torch.manual_seed(3)
@@ -85,7 +139,8 @@ def make_model(kind: str = "Llama", **settings: Any) -> Any:
         "initializer_range": 0.3,
         "tie_word_embeddings": False,
     }
-    config = getattr(transformers, f"{kind}Config")(**{**shape, **settings})
+    name = "Gemma3Text" if kind == "Gemma3" else kind
+    config = getattr(transformers, f"{name}Config")(**{**shape, **settings})
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     for name, parameter in model.named_parameters():
         if name.endswith(("bias", "norm.weight")):  # else 0 and 1, which hide mistakes
@@ -94,7 +149,7 @@ def make_model(kind: str = "Llama", **settings: Any) -> Any:
 
 
 def make_policy(model: Any, tokenizer: Any) -> Policy:
-    return Policy(model, tokenizer, SMALL_TEMPLATE, {}, [])
+    return Policy(model, tokenizer, SMALL_TEMPLATE, {}, None, [])
 
 
 def make_classifier(**settings: Any) -> Any:
