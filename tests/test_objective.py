@@ -1,69 +1,183 @@
-"""The SRO loss against hand-computed numbers and against the DPO formula where both agree."""
+"""The SRO loss against hand-computed numbers and against trl's DPO loss where both agree."""
+
+from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
+from toy_models import make_model
 
-from sro_edge.training.objective import IGNORED, answer_logprobs, sro_loss
+from sro_edge.training.objective import sro_loss
+from sro_edge.training.packing import Group, answer_logprobs, micro_batches, pack
+
+END = 1  # of the vocabulary of two: token 0 is the only word, token 1 ends
+
+
+class Bigram(torch.nn.Module):
+    """p(next | token) from a table: log-probabilities that can be worked out by hand."""
+
+    def __init__(self, table: list[list[float]]) -> None:
+        super().__init__()
+        logs = torch.tensor(table).log()
+        self.embedding = torch.nn.Embedding.from_pretrained(logs, freeze=False)
+        self.head = torch.nn.Linear(len(table), len(table), bias=False)
+        self.head.weight.data = torch.eye(len(table))
+        self.device = logs.device
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.head
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        class Output:
+            logits = self.head(self.embedding(input_ids))
+
+        return Output
 
 
 def log_sigmoid(x: float) -> float:
     return -math.log1p(math.exp(-x))
 
 
-def test_logprobs_are_shifted_and_masked_by_hand() -> None:
-    # Vocabulary of two; at every place p(token 1) = 0.75, but at place 1 p(token 1) = 0.9.
-    logits = torch.tensor([[[0.25, 0.75], [0.1, 0.9], [0.25, 0.75], [0.25, 0.75]]]).log()
-    labels = torch.tensor([[IGNORED, IGNORED, 1, 0]])
-    # Token at place 2 is scored by the logits at place 1, the one at place 3 by those at 2.
-    assert answer_logprobs(logits, labels).item() == pytest.approx(math.log(0.9) + math.log(0.25))
+def test_the_loss_of_a_vocabulary_of_two_by_hand() -> None:
+    policy = Bigram([[0.6, 0.4], [0.5, 0.5]])
+    reference = Bigram([[0.8, 0.2], [0.5, 0.5]])
+    y, x = [0, END], [0, 0, END]  # the paraphrase, and the input echoed
+    packed = pack([Group([0], [y, x])], pad=END)
+    logps = answer_logprobs(policy, packed)
+    # The prompt's token predicts the first one of the answer; the end token counts.
+    assert logps.tolist() == pytest.approx(
+        [math.log(0.6) + math.log(0.4), 2 * math.log(0.6) + math.log(0.4)]
+    )
+    r_y, r_x = (logps - answer_logprobs(reference, packed)).tolist()
+    assert r_y == pytest.approx(math.log(0.6 / 0.8) + math.log(0.4 / 0.2))
+    losses, margins = sro_loss(
+        torch.tensor([r_y, r_y]),
+        torch.tensor([r_x, r_x]),
+        torch.tensor([1.0, 0.0]),
+        beta=0.5,
+        label_smoothing=0.1,
+    )
+    z_pass, z_fail = math.log(0.8 / 0.6), -math.log(0.75 * 2)
+    assert margins.tolist() == pytest.approx([z_pass, z_fail], abs=1e-6)
+    expected = [-0.9 * log_sigmoid(0.5 * z) - 0.1 * log_sigmoid(-0.5 * z) for z in (z_pass, z_fail)]
+    assert losses.tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_end_token_counts_and_padding_does_not() -> None:
-    logits = torch.randn(1, 6, 5)
-    labels = torch.tensor([[IGNORED, 1, 2, 4, IGNORED, IGNORED]])  # 4 = end token
-    expected = logits.log_softmax(-1)
-    wanted = expected[0, 0, 1] + expected[0, 1, 2] + expected[0, 2, 4]
-    assert answer_logprobs(logits, labels).item() == pytest.approx(wanted.item(), abs=1e-5)
-
-
-def test_loss_by_hand() -> None:
-    y, x = torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 5.0])
-    loss, margins = sro_loss(y, x, torch.tensor([True, False]), beta=0.5, label_smoothing=0.1)
-    assert margins.tolist() == [2.0, -2.0]  # r(y) - r(x) where it passed, -r(y) where it failed
-    passed = -0.9 * log_sigmoid(1.0) - 0.1 * log_sigmoid(-1.0)
-    failed = -0.9 * log_sigmoid(-1.0) - 0.1 * log_sigmoid(1.0)
-    assert loss.item() == pytest.approx((passed + failed) / 2, abs=1e-6)
+def test_a_weight_between_the_verdicts_mixes_their_losses() -> None:
+    y, x = torch.tensor([1.0] * 3), torch.tensor([-1.0] * 3)
+    weight = torch.tensor([1.0, 0.0, 0.25])
+    (passed, failed, mixed), margins = sro_loss(y, x, weight, beta=0.5, label_smoothing=0.1)
+    assert mixed.item() == pytest.approx((0.25 * passed + 0.75 * failed).item())
+    assert margins.tolist() == [2.0, -1.0, -1.0]  # r(y) - r(x) where it passed, else -r(y)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
 def test_at_a_zero_adapter_the_loss_is_log_two(smoothing: float) -> None:
-    zeros = torch.zeros(4)
-    loss, _ = sro_loss(
-        zeros, zeros, torch.tensor([True, False, True, False]), label_smoothing=smoothing
-    )
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
-
-
-def test_passing_rows_are_conservative_dpo() -> None:
-    # DPO: -(1-eps) log sigmoid(beta (chosen - rejected ratios)) - eps log sigmoid(-...).
-    chosen, rejected = torch.randn(8), torch.randn(8)
-    loss, _ = sro_loss(chosen, rejected, torch.ones(8, dtype=torch.bool), beta=0.1)
-    delta = 0.1 * (chosen - rejected)
-    dpo = -0.9 * F.logsigmoid(delta) - 0.1 * F.logsigmoid(-delta)
-    assert loss.item() == pytest.approx(dpo.mean().item(), abs=1e-7)
+    zeros, weight = torch.zeros(4), torch.tensor([1.0, 0.0, 0.7, 1.125])
+    losses, _ = sro_loss(zeros, zeros, weight, label_smoothing=smoothing)
+    assert losses.tolist() == pytest.approx([math.log(2)] * 4, abs=1e-6)
 
 
 def test_smoothing_bounds_the_fail_term() -> None:
-    failed = torch.tensor([False])
-    ratio = torch.tensor([0.0], requires_grad=True)
     # The minimum of the smoothed fail term lies where sigmoid(beta z) = 1 - eps.
-    best = -math.log(0.9 / 0.1) / 0.1
-    with torch.no_grad():
-        ratio.fill_(best)
-    loss, _ = sro_loss(ratio, torch.zeros(1), failed, beta=0.1, label_smoothing=0.1)
-    loss.backward()
+    ratio = torch.tensor([-math.log(0.9 / 0.1) / 0.1], requires_grad=True)
+    losses, _ = sro_loss(ratio, torch.zeros(1), torch.zeros(1), beta=0.1, label_smoothing=0.1)
+    losses.sum().backward()
     assert ratio.grad is not None
     assert ratio.grad.item() == pytest.approx(0.0, abs=1e-6)
+
+
+PROMPT = [0, 20, 30, 40, 3]
+ANSWERS = [[50, 60, 70, 80, 1], [50, 61, 1], [90, 1], [1]]
+
+
+def plainly(model: Any, prompt: list[int], answer: list[int], left: int = 0) -> torch.Tensor:
+    """The log-probability of one answer in a row of its own, padded on the left."""
+    ids = torch.tensor([[2] * left + prompt + answer])
+    mask = torch.tensor([[0] * left + [1] * (len(prompt) + len(answer))])
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    logs = logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1)
+    return logs[-len(answer) :].sum()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padding_and_company_change_no_logprob(attention: str) -> None:
+    model = make_model()
+    model.set_attn_implementation(attention)
+    other = Group([0, 33, 3], [[44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 1], [44, 1]])
+    together = answer_logprobs(model, pack([Group(PROMPT, ANSWERS), other], 2))
+    for i, answer in enumerate(ANSWERS):
+        alone = answer_logprobs(model, pack([Group(PROMPT, [answer])], 2))
+        for logp in (alone[0], plainly(model, PROMPT, answer), plainly(model, PROMPT, answer, 3)):
+            assert logp.item() == pytest.approx(together[i].item(), abs=1e-5)
+
+
+def test_packing_changes_no_gradient() -> None:
+    def gradient(model: Any, packs: list[Any]) -> torch.Tensor:
+        model.zero_grad()
+        sum(answer_logprobs(model, p).sum() for p in packs).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    model = make_model()
+    together = gradient(model, [pack([Group(PROMPT, ANSWERS)], 2)])
+    apart = gradient(model, [pack([Group(PROMPT, [a])], 2) for a in ANSWERS])
+    assert torch.allclose(together, apart, atol=1e-5, rtol=1e-4)
+
+
+def test_micro_batches_hold_every_row_within_the_limit() -> None:
+    widths = [5, 90, 7, 30, 6, 31, 8]
+    parts = list(micro_batches(widths, 64))
+    assert sorted(i for part in parts for i in part) == list(range(7))
+    assert parts[0] == [1]  # wider than the limit, so alone
+    for part in parts[1:]:
+        assert len(part) * max(widths[i] for i in part) <= 64
+
+
+@pytest.fixture(scope="module")
+def dpo_batch() -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """A policy, a reference, and two preference pairs as trl collates them."""
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    policy, reference = make_model(), make_model()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.1)
+    pairs = [
+        {"prompt_ids": PROMPT, "chosen_ids": ANSWERS[0], "rejected_ids": ANSWERS[1]},
+        {"prompt_ids": PROMPT[1:], "chosen_ids": ANSWERS[2], "rejected_ids": ANSWERS[0]},
+    ]
+    return policy, reference, DataCollatorForPreference(pad_token_id=2)(pairs)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(("kind", "normalised"), [("sigmoid", False), ("sigmoid_norm", True)])
+def test_passing_rows_are_the_dpo_loss_of_trl(
+    dpo_batch: Any, kind: str, normalised: bool, tmp_path: Path
+) -> None:
+    from datasets import Dataset
+    from toy_models import make_tokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    policy, reference, inputs = dpo_batch
+    trainer = DPOTrainer(
+        policy,
+        reference,
+        args=DPOConfig(
+            str(tmp_path), loss_type=[kind], beta=0.3, use_cpu=True, bf16=False, report_to=[]
+        ),
+        processing_class=make_tokenizer(),
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+    )
+    theirs = trainer.compute_loss(trainer.model, inputs)
+    groups = [Group(PROMPT, [ANSWERS[0], ANSWERS[1]]), Group(PROMPT[1:], [ANSWERS[2], ANSWERS[0]])]
+    packed = pack(groups, 2)
+    ratios = answer_logprobs(policy, packed) - answer_logprobs(reference, packed)
+    if normalised:
+        ratios = ratios / packed.lengths
+    losses, _ = sro_loss(ratios[::2], ratios[1::2], torch.ones(2), beta=0.3, label_smoothing=0.0)
+    assert losses.mean().item() == pytest.approx(theirs.item(), abs=1e-5)
+    assert abs(losses.mean().item() - math.log(2)) > 0.01  # else it would agree with anything

@@ -22,13 +22,14 @@ from sro_edge.export.runs import open_run
 from sro_edge.prompt import INSTRUCTION
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Verdicts
+from sro_edge.training.packing import Group, Packed, pack
 from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import rollout
-from sro_edge.training.step import step_loss
+from sro_edge.training.step import sro_backward
 
 COMMENTS = ["what a stupid idea , only an idiot would say this", "people like you never listen"]
 ANSWERS = ["what an idea", "people never listen"]
-CONFIG = SROConfig(lora=True, lora_rank=4, learning_rate=1e-2, seed=3)
+CONFIG = SROConfig(lora=True, lora_rank=4, learning_rate=1e-2, bf16=False, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +39,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def train_one_step(policy: Policy) -> float:
     """One step on sampled answers of which every other one passes."""
-    samples = rollout(policy.model, policy.prompter, COMMENTS, samples=2, max_new_tokens=5)
+    samples = rollout(policy, COMMENTS, samples=2, max_new_tokens=5)
     passed = torch.tensor([True, False] * 2)
-    loss, _ = step_loss(
+    metrics = sro_backward(
         policy, COMMENTS, samples, Verdicts(passed, torch.zeros(4), None, None), CONFIG
     )
-    optimizer = torch.optim.AdamW(policy.trained, lr=1e-2)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
+    torch.optim.AdamW(policy.trained, lr=1e-2).step()
+    return metrics["loss"]
 
 
 def answer_logps(policy: Policy) -> torch.Tensor:
-    rows = [(i, policy.prompter.answer(text)) for i, text in enumerate(ANSWERS)]
     with torch.no_grad():
-        return policy.logprobs(policy.prompter.collate(COMMENTS, rows))
+        return policy.logprobs(packed_answers(policy))
+
+
+def packed_answers(policy: Policy) -> Packed:
+    """One answer to each comment."""
+    prompter = policy.prompter
+    pairs = zip(COMMENTS, ANSWERS, strict=True)
+    groups = [Group(prompter.prompt(c), [prompter.answer(a)]) for c, a in pairs]
+    return pack(groups, prompter.pad)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -68,9 +74,7 @@ def test_a_family_trains_and_its_run_loads_again(
     assert not torch.allclose(before, after, atol=1e-3)
     again = Policy(policy.save(tmp_path), config)
     assert torch.allclose(answer_logps(again), after, atol=1e-4)
-    reference = again.reference_logprobs(
-        again.prompter.collate(COMMENTS, [(0, again.prompter.answer(ANSWERS[0]))])
-    )
+    reference = again.reference_logprobs(packed_answers(again))
     assert reference[0].item() == pytest.approx(after[0].item(), abs=1e-4)
 
 

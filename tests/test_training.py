@@ -18,15 +18,13 @@ from sro_edge.bundle import Thresholds
 from sro_edge.errors import InputError, ModelError
 from sro_edge.training.config import ScreenerConfig, SROConfig, WarmStartConfig
 from sro_edge.training.corruption import Corruptor
-from sro_edge.training.follower import Classifier, Follower, Verdicts
+from sro_edge.training.follower import Classifier, Follower
 from sro_edge.training.lexicon import clean_words, mine_lexicon
 from sro_edge.training.noise import ToxicNoise
 from sro_edge.training.piles import Labelled, clean_sentences, read_labelled, read_texts, words
 from sro_edge.training.policy import Policy
-from sro_edge.training.rollout import rollout
 from sro_edge.training.screener import LABELS, train_screener
 from sro_edge.training.sro import evaluate, train_sro
-from sro_edge.training.step import step_loss
 from sro_edge.training.warm_start import Piles, warm_start
 
 TOXIC = [
@@ -121,88 +119,6 @@ def screener_run(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def follower(screener_run: Path) -> Follower:
     return Follower(Classifier.load(screener_run / "model"), Thresholds(0.5, 0.2, 0.9))
-
-
-@pytest.mark.parametrize("lora", [True, False])
-def test_before_the_first_step_policy_is_reference(policy_run: Path, lora: bool) -> None:
-    policy = Policy(policy_run / "model", SROConfig(lora=lora))
-    policy.model.train()  # as in training: nothing random may stand between the two
-    samples = rollout(policy.model, policy.prompter, TOXIC[:3], samples=2, max_new_tokens=8)
-    verdicts = Verdicts(torch.tensor([True, False] * 3), torch.zeros(6), None, None)
-    loss, metrics = step_loss(policy, TOXIC[:3], samples, verdicts, SROConfig(rpo_alpha=0.0))
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
-    assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)
-    loss.backward()
-    trained = [p for p in policy.model.parameters() if p.requires_grad]
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
-
-
-def test_batch_composition_changes_no_logprob(policy_run: Path) -> None:
-    policy = Policy(policy_run / "model", SROConfig(lora=False))
-    answers = [policy.prompter.answer(c) for c in CLEAN[:4]]
-    rows = list(enumerate(answers))
-    together = policy.logprobs(policy.prompter.collate(TOXIC[:4], rows))
-    for i, row in enumerate(rows):
-        alone = policy.logprobs(policy.prompter.collate(TOXIC[:4], [row]))
-        assert alone.item() == pytest.approx(together[i].item(), abs=1e-4)
-
-
-def test_accumulated_micro_batches_equal_one_batch(policy_run: Path) -> None:
-    config = SROConfig(lora=False, rpo_alpha=0.0)
-    policy = Policy(policy_run / "model", config)
-    samples = rollout(policy.model, policy.prompter, TOXIC[:4], samples=1, temperature=0)
-    verdicts = Verdicts(torch.tensor([True, False, True, False]), torch.zeros(4), None, None)
-
-    def gradient(parts: int) -> torch.Tensor:
-        policy.model.zero_grad()
-        for k in range(0, 4, 4 // parts):
-            rows = slice(k, k + 4 // parts)
-            chosen = [dataclasses.replace(s, comment=s.comment - k) for s in samples[rows]]
-            part = Verdicts(verdicts.passed[rows], verdicts.toxicity[rows], None, None)
-            (step_loss(policy, TOXIC[:4][rows], chosen, part, config)[0] / parts).backward()
-        return torch.cat(
-            [p.grad.flatten() for p in policy.model.parameters() if p.grad is not None]
-        )
-
-    assert torch.allclose(gradient(1), gradient(2), atol=1e-6)
-
-
-def test_rpo_adds_the_likelihood_of_passing_samples(policy_run: Path) -> None:
-    policy = Policy(policy_run / "model", SROConfig(lora=False))
-    samples = rollout(policy.model, policy.prompter, TOXIC[:2], samples=2, max_new_tokens=8)
-    verdicts = Verdicts(torch.tensor([True, False, True, False]), torch.zeros(4), None, None)
-    plain = step_loss(policy, TOXIC[:2], samples, verdicts, SROConfig(rpo_alpha=0.0))[0]
-    added = step_loss(policy, TOXIC[:2], samples, verdicts, SROConfig(rpo_alpha=0.5))[0]
-    passing = [samples[0], samples[2]]
-    rows = [(s.comment, s.ids) for s in passing]
-    logps = policy.logprobs(policy.prompter.collate(TOXIC[:2], rows))
-    mean = sum(p / len(s.ids) for p, s in zip(logps.tolist(), passing, strict=True)) / 2
-    assert (added - plain).item() == pytest.approx(-0.5 * mean, abs=1e-4)
-
-
-def test_full_preference_rejects_a_failing_sample_of_the_same_comment(policy_run: Path) -> None:
-    policy = Policy(policy_run / "model", SROConfig(lora=False))
-    with torch.no_grad():  # away from the reference, so that margins are not 0
-        for parameter in policy.model.parameters():
-            parameter.mul_(1.05)
-    samples = rollout(policy.model, policy.prompter, TOXIC[:1], samples=2, max_new_tokens=8)
-    verdicts = Verdicts(torch.tensor([True, False]), torch.zeros(2), None, None)
-    batch = policy.prompter.collate(TOXIC[:1], [(0, s.ids) for s in samples])
-    ratios = (policy.logprobs(batch) - policy.reference_logprobs(batch)).tolist()
-    config = SROConfig(beta=1.0, full_preference=True)
-    margin = step_loss(policy, TOXIC[:1], samples, verdicts, config)[1]["rewards/margins"]
-    assert margin == pytest.approx((ratios[0] - ratios[1] - ratios[1]) / 2, abs=1e-3)
-
-
-def test_rollout_is_in_eval_mode_and_restores_the_mode(policy_run: Path) -> None:
-    policy = Policy(policy_run / "model", SROConfig(lora=False))
-    policy.model.train()
-    samples = rollout(policy.model, policy.prompter, TOXIC[:3], samples=4, max_new_tokens=6)
-    assert policy.model.training
-    assert [s.comment for s in samples] == [0] * 4 + [1] * 4 + [2] * 4
-    for sample in samples:
-        assert sample.finished == (sample.ids[-1] == policy.prompter.eos)
-        assert policy.prompter.eos not in sample.ids[:-1]
 
 
 def test_training_resumes_as_if_unbroken(

@@ -67,6 +67,10 @@ class SROConfig:
     label_smoothing: float = field(
         default=0.1, metadata={"help": "epsilon of the loss; keeps the fail term finite"}
     )
+    length_normalised: bool = field(
+        default=False,
+        metadata={"help": "log-probabilities per token of the answer; beta is then some 10 times"},
+    )
     learning_rate: float = field(default=0.0, metadata={"help": "0: 2e-4 with LoRA, 3e-5 without"})
     rpo_alpha: float = field(
         default=1.0, metadata={"help": "weight of the likelihood of passing samples, per token"}
@@ -88,7 +92,13 @@ class SROConfig:
     four_bit: bool = field(
         default=False, metadata={"help": "4-bit base under the adapter (needs bitsandbytes)"}
     )
-    bf16: bool | None = field(default=None, metadata={"help": "compute in bf16; default: on a GPU"})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "compute in bf16; default: where the processor can"}
+    )
+    micro_batch_tokens: int = field(
+        default=2048,
+        metadata={"help": "tokens of one forward and backward pass; fewer take less memory"},
+    )
     gradient_checkpointing: bool = field(
         default=False, metadata={"help": "less memory, a third slower; same results"}
     )

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sro_edge.errors import MissingExtraError, ModelError
 from sro_edge.training.config import SROConfig
-from sro_edge.training.objective import answer_logprobs
+from sro_edge.training.packing import Packed, answer_logprobs
 from sro_edge.training.rollout import Prompter
 from sro_edge.training.templates import adapt_tokenizer
 
@@ -47,9 +47,7 @@ class Policy:
         self.template, added = adapt_tokenizer(self.tokenizer, model.generation_config, base)
         grow_embeddings(model, self.tokenizer)
         device = PartialState().device
-        self.bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        if config.bf16 is not None:
-            self.bf16 = config.bf16
+        self.bf16 = _multiplies_bf16(device) if config.bf16 is None else config.bf16
         self.lora = config.lora
         if self.lora is None:
             large = model.num_parameters() >= LORA_FROM
@@ -103,22 +101,16 @@ class Policy:
         """The precision the model computes in."""
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def logprobs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """log pi(answer | prompt) of each row, (B,), with gradient; dropout off."""
-        device = self.model.device
+    def logprobs(self, packed: Packed) -> torch.Tensor:
+        """log pi(answer | prompt) of each answer, (R,), with gradient; dropout off."""
         with self.autocast():
-            logits = self.model(
-                input_ids=batch["input_ids"].to(device),
-                attention_mask=batch["attention_mask"].to(device),
-                use_cache=False,
-            ).logits
-        return answer_logprobs(logits, batch["labels"].to(device))
+            return answer_logprobs(self.model, packed)
 
     @torch.no_grad()
-    def reference_logprobs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """log pi_ref(answer | prompt) of each row, (B,)."""
+    def reference_logprobs(self, packed: Packed) -> torch.Tensor:
+        """log pi_ref(answer | prompt) of each answer, (R,)."""
         with self.reference():
-            return self.logprobs(batch)
+            return self.logprobs(packed)
 
     def save(self, run: Path) -> Path:
         """Write ``run/adapter`` (LoRA) or ``run/model`` (full), with tokenizer and template."""
@@ -131,6 +123,14 @@ class Policy:
         if lexicon.is_file():
             (out / "lexicon.json").write_bytes(lexicon.read_bytes())
         return out
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Whether the processor itself multiplies in bf16; where that is emulated, fp32 is faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def grow_embeddings(model: Any, tokenizer: Any) -> None:

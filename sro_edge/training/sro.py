@@ -24,7 +24,7 @@ from sro_edge.training.follower import Follower
 from sro_edge.training.journal import Journal
 from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import Sample, rollout
-from sro_edge.training.step import step_loss
+from sro_edge.training.step import sro_backward
 
 
 def evaluate(
@@ -44,8 +44,7 @@ def greedy_answers(
     for start in range(0, len(ordered), 32):
         part = ordered[start : start + 32]
         answers = rollout(
-            policy.model,
-            policy.prompter,
+            policy,
             part,
             samples=1,
             temperature=0,
@@ -139,20 +138,19 @@ def train_sro(
             if step == config.steps:
                 break
             samples = rollout(
-                model,
-                policy.prompter,
+                policy,
                 batch,
                 samples=config.samples,
                 temperature=config.temperature,
                 max_new_tokens=config.max_new_tokens,
+                seed=f"{config.seed}/{step}",
             )
             verdicts = follower.verdicts(
                 [batch[s.comment] for s in samples],
                 [s.text for s in samples],
                 [s.finished for s in samples],
             )
-            loss, metrics = step_loss(policy, batch, samples, verdicts, config)
-            loss.backward()
+            metrics = sro_backward(policy, batch, samples, verdicts, config)
             torch.nn.utils.clip_grad_norm_(trainable, 1.0)
             optimizer.param_groups[0]["lr"] = policy.learning_rate * min(1.0, (step + 1) / 10)
             optimizer.step()

@@ -1,62 +1,144 @@
-"""One training step: the loss of a rollout that the follower has judged, and its metrics."""
+"""One training step: the gradients of a rollout that the follower has judged, and its metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Verdicts
-from sro_edge.training.objective import IGNORED, sro_loss
+from sro_edge.training.objective import sro_loss
+from sro_edge.training.packing import Group, micro_batches, pack
 from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import Sample
 
 
-def step_loss(
+class _Plan(NamedTuple):
+    """What one comment adds to the loss.
+
+    Args:
+        group: its prompt with every different answer to score.
+        samples: places of its samples in the rollout.
+        chosen: for each of them, its place among the group's answers.
+        rejected: and the place of what it is preferred to if it passes.
+    """
+
+    group: Group
+    samples: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def sro_backward(
     policy: Policy,
     comments: Sequence[str],
     samples: Sequence[Sample],
     verdicts: Verdicts,
     config: SROConfig,
+    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
+) -> dict[str, float]:
+    """Add the gradients of one rollout's loss to the policy's parameters.
+
+    The loss is the mean over all samples, whatever micro-batches it is worked out in: their losses
+    are divided by the samples of the whole rollout, and so add up to it.
+
+    Args:
+        policy: the leader, with its reference.
+        comments: the comments of the step.
+        samples: K paraphrases of each.
+        verdicts: the follower's, one a sample.
+        config: how to train.
+        backward: called with the loss of each micro-batch.
+
+    Returns:
+        Means over the samples, under trl's names.
+    """
+    weights = verdicts.passed.float()
+    plans = list(_plans(policy, comments, samples, weights, config))
+    total: Counter[str] = Counter()
+    for places in micro_batches([plan.group.width for plan in plans], config.micro_batch_tokens):
+        part = [plans[i] for i in places]
+        loss, sums = _part_loss(policy, part, weights, config)
+        backward(loss / len(samples))
+        total.update(sums)
+    passing = int(verdicts.passed.sum())
+    metrics = {name: value / len(samples) for name, value in total.items()}
+    metrics |= {
+        "pass_rate": passing / len(samples),
+        "completions/mean_length": sum(len(s.ids) for s in samples) / len(samples),
+    }
+    for name, count in (("chosen", passing), ("rejected", len(samples) - passing)):
+        value = metrics.pop(f"logps/{name}")
+        if count:
+            metrics[f"logps/{name}"] = value * len(samples) / count
+    if verdicts.similarity is not None:
+        metrics["similarity"] = verdicts.similarity.mean().item()
+    return metrics
+
+
+def _plans(
+    policy: Policy,
+    comments: Sequence[str],
+    samples: Sequence[Sample],
+    weights: torch.Tensor,
+    config: SROConfig,
+) -> Iterator[_Plan]:
+    """For each comment, the answers to score: samples that came twice count twice, but once run."""
+    of: list[list[int]] = [[] for _ in comments]
+    for k, sample in enumerate(samples):
+        of[sample.comment].append(k)
+    for comment, own in zip(comments, of, strict=True):
+        ids = {k: samples[k].ids for k in own}
+        echo = policy.prompter.answer(comment)  # the input as the answer, for r(x)
+        failing = [ids[k] for k in own if weights[k] < 0.5] if config.full_preference else []
+        against = {k: next((a for a in failing if a != ids[k]), echo) for k in own}
+        # Where no sample of the comment may have passed, the echo takes no part.
+        used = [against[k] if weights[k] else ids[k] for k in own]
+        place = {a: i for i, a in enumerate(dict.fromkeys([*ids.values(), *used]))}
+        yield _Plan(
+            Group(policy.prompter.prompt(comment), list(place)),
+            own,
+            [place[ids[k]] for k in own],
+            [place[a] for a in used],
+        )
+
+
+def _part_loss(
+    policy: Policy, plans: Sequence[_Plan], weights: torch.Tensor, config: SROConfig
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Loss of one rollout and its metrics, under trl's names."""
-    prompter = policy.prompter
-    verdict = list(zip(samples, verdicts.passed.tolist(), strict=True))
-    used = sorted({s.comment for s, ok in verdict if ok})
-    rows: list[tuple[int, Sequence[int]]] = [(s.comment, s.ids) for s in samples]
-    rows += [(i, prompter.answer(comments[i])) for i in used]  # the input echoed, for r(x)
-    rejected = {comment: len(samples) + k for k, comment in enumerate(used)}
-    if config.full_preference:
-        rejected |= {s.comment: row for row, (s, ok) in enumerate(verdict) if not ok}
-    batch = prompter.collate(comments, rows)
-    logps = policy.logprobs(batch)
-    ratios = logps - policy.reference_logprobs(batch)
-    # A failing sample's counterpart is not used: any row will do.
-    ratio_x = ratios[torch.tensor([rejected.get(s.comment, 0) for s in samples])]
-    passed = verdicts.passed.to(ratios.device)
-    loss, margins = sro_loss(
-        ratios[: len(samples)],
-        ratio_x,
-        passed,
+    """Sum of the losses of some comments' samples, and sums of the metrics over them."""
+    packed = pack([plan.group for plan in plans], policy.prompter.pad)
+    logps = policy.logprobs(packed)
+    lengths = packed.lengths.to(logps.device)
+    ratios = logps - policy.reference_logprobs(packed)
+    if config.length_normalised:
+        ratios = ratios / lengths
+    chosen, rejected, before = [], [], 0
+    for plan in plans:
+        chosen += [before + i for i in plan.chosen]
+        rejected += [before + i for i in plan.rejected]
+        before += len(plan.group.answers)
+    w = weights[[k for plan in plans for k in plan.samples]].to(logps.device)
+    losses, margins = sro_loss(
+        ratios[chosen],
+        ratios[rejected],
+        w,
         beta=config.beta,
         label_smoothing=config.label_smoothing,
     )
-    chosen = passed.nonzero().flatten()
-    if config.rpo_alpha and len(chosen):
-        # RPO (Pang et al. 2024, eq. 3; trl's rpo_alpha): without it the margin grows mostly by
-        # making the echo unlikely, and copying, which every rewrite needs, goes down with it.
-        lengths = (batch["labels"][chosen.cpu()] != IGNORED).sum(1).to(logps.device)
-        loss = loss - config.rpo_alpha * (logps[chosen] / lengths).mean()
-    metrics = {
+    # RPO (Pang et al. 2024, eq. 3; trl's rpo_alpha): without it the margin grows mostly by making
+    # the echo unlikely, and copying, which every rewrite needs, goes down with it.
+    likelihood = w * logps[chosen] / lengths[chosen]
+    loss = (losses - config.rpo_alpha * likelihood).sum()
+    passed = w > 0.5
+    seen = logps[chosen].detach()
+    return loss, {
         "loss": loss.item(),
-        "pass_rate": verdicts.passed.float().mean().item(),
-        "rewards/margins": config.beta * margins.mean().item(),
-        "rewards/accuracies": (margins > 0).float().mean().item(),
-        "completions/mean_length": sum(len(s.ids) for s in samples) / len(samples),
+        "rewards/margins": config.beta * margins.sum().item(),
+        "rewards/accuracies": (margins > 0).float().sum().item(),
+        "logps/chosen": seen[passed].sum().item(),
+        "logps/rejected": seen[~passed].sum().item(),
     }
-    if len(chosen):
-        metrics["logps/chosen"] = logps[chosen].mean().item()
-    if verdicts.similarity is not None:
-        metrics["similarity"] = verdicts.similarity.mean().item()
-    return loss, metrics
