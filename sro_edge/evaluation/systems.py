@@ -109,18 +109,11 @@ def run_policy(name: str, run: str, inputs: Inputs) -> System:
     """Greedy, ungated answers of a policy run, made with torch: a warm start, say."""
     from sro_edge.training.config import SROConfig
     from sro_edge.training.policy import Policy
-    from sro_edge.training.rollout import rollout
+    from sro_edge.training.rollout import greedy_answers
     from sro_edge.training.runs import model_folder
 
     policy = Policy(model_folder(run), SROConfig(lora=False))
-    texts = inputs.texts
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    outputs: list[str | None] = [None] * len(texts)
-    for start in range(0, len(order), 50):
-        rows = order[start : start + 50]
-        part = [texts[i] for i in rows]
-        for sample in rollout(policy.model, policy.prompter, part, samples=1, temperature=0):
-            outputs[rows[sample.comment]] = sample.text
+    outputs: list[str | None] = [s.text for s in greedy_answers(policy, inputs.texts)]
     return System(f"{name}, greedy", outputs)
 
 

@@ -128,7 +128,7 @@ class Policy:
 def _multiplies_bf16(device: torch.device) -> bool:
     """Whether the processor itself multiplies in bf16; where that is emulated, fp32 is faster."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 

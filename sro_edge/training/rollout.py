@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,6 +119,26 @@ def rollout(
     return found
 
 
+def greedy_answers(
+    policy: Policy, comments: Sequence[str], *, max_new_tokens: int = 96, batch: int = 64
+) -> list[Sample]:
+    """The likeliest answer, token by token, to every comment, in order.
+
+    Comments of like length are answered together, ``batch`` at a time.
+    """
+    order = sorted(range(len(comments)), key=lambda i: len(comments[i]))
+    found: dict[int, Sample] = {}
+    for start in range(0, len(order), batch):
+        places = order[start : start + batch]
+        part = [comments[i] for i in places]
+        for sample in rollout(
+            policy, part, samples=1, temperature=0, max_new_tokens=max_new_tokens
+        ):
+            place = places[sample.comment]
+            found[place] = replace(sample, comment=place)
+    return [found[i] for i in range(len(comments))]
+
+
 class _Decoding:
     """The rows still going, and the model's state after their last token.
 
@@ -136,6 +156,7 @@ class _Decoding:
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
         self.step = 0
+        self.logits = torch.empty(0)
         self.rows = torch.arange(len(prompts) * per_comment)
         self.mask = mask.to(self.model.device)
         self.cache = DynamicCache(config=self.model.config)

@@ -23,7 +23,7 @@ from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Follower
 from sro_edge.training.journal import Journal
 from sro_edge.training.policy import Policy
-from sro_edge.training.rollout import Sample, rollout
+from sro_edge.training.rollout import Sample, greedy_answers, rollout
 from sro_edge.training.step import sro_backward
 
 
@@ -31,27 +31,8 @@ def evaluate(
     policy: Policy, follower: Follower, comments: Sequence[str], config: SROConfig
 ) -> tuple[dict[str, float], list[Sample]]:
     """Greedy rewrites of held-out comments: pass rate, and mean of what the follower sees."""
-    ordered, found = greedy_answers(policy, comments, config)
-    return measure(follower, ordered, found), found
-
-
-def greedy_answers(
-    policy: Policy, comments: Sequence[str], config: SROConfig
-) -> tuple[list[str], list[Sample]]:
-    """Comments, shortest first, and the greedy answer to each."""
-    ordered = sorted(comments, key=len)
-    found: list[Sample] = []
-    for start in range(0, len(ordered), 32):
-        part = ordered[start : start + 32]
-        answers = rollout(
-            policy,
-            part,
-            samples=1,
-            temperature=0,
-            max_new_tokens=config.max_new_tokens,
-        )
-        found += [Sample(start + s.comment, s.ids, s.text, s.finished) for s in answers]
-    return ordered, found
+    found = greedy_answers(policy, comments, max_new_tokens=config.max_new_tokens)
+    return measure(follower, comments, found), found
 
 
 def measure(
@@ -171,11 +152,11 @@ def _evaluate_and_keep(
     state: dict[str, Any],
 ) -> dict[str, float]:
     """Evaluate on held-out comments; keep the weights when the judge finds them the best so far."""
-    ordered, found = greedy_answers(policy, held_out, config)
-    metrics = measure(follower, ordered, found)
+    found = greedy_answers(policy, held_out, max_new_tokens=config.max_new_tokens)
+    metrics = measure(follower, held_out, found)
     quality = None
     if judge is not None:
-        judged = measure(judge, ordered, found)
+        judged = measure(judge, held_out, found)
         metrics |= {k.replace("eval/", "judge/"): v for k, v in judged.items()}
         quality = judged.get("eval/quality", judged["eval/pass_rate"])
     if quality is None or state["best"] is None or quality > state["best"]["quality"]:
