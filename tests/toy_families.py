@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from toy_models import LLAMA3, QWEN2, SENTENCES
+from toy_models import SENTENCES
+
+from sro_edge.export.gguf_vocabulary import LLAMA3_REGEX, QWEN2_REGEX
 
 _CHATML = (
     "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
@@ -87,7 +89,7 @@ FAMILIES = {
         end="<|eot_id|>",
         bos="<|begin_of_text|>",
         template=_LLAMA,
-        words=_split(LLAMA3),
+        words=_split(LLAMA3_REGEX),
     ),
     # A base model: its template is ChatML, its end token that of a document.
     "qwen2": Family(
@@ -97,7 +99,7 @@ FAMILIES = {
         end="<|im_end|>",
         pad="<|endoftext|>",
         template=_CHATML_SYSTEM,
-        words=_split(QWEN2),
+        words=_split(QWEN2_REGEX),
         shape={"tie_word_embeddings": True},
     ),
     "qwen3": Family(
@@ -107,7 +109,7 @@ FAMILIES = {
         end="<|im_end|>",
         pad="<|endoftext|>",
         template=_QWEN3,
-        words=_split(QWEN2),
+        words=_split(QWEN2_REGEX),
         plain_added=_THINK,
         shape={"head_dim": 16},
     ),
@@ -128,7 +130,7 @@ FAMILIES = {
         end="<|im_end|>",
         pad="<|im_end|>",
         template=_SMOLLM3,
-        words=_split(LLAMA3),
+        words=_split(LLAMA3_REGEX),
         plain_added=_THINK,
         shape={"pad_token_id": None},
     ),
