@@ -10,8 +10,8 @@ from typing import Any
 from sro_edge.errors import ExportError
 from sro_edge.export.figures import Figure
 from sro_edge.export.gguf_types import GGUF_TYPES
-
-SCREENER_WEIGHTS = ("int8", "fp32")
+from sro_edge.export.onnx_weights import WEIGHTS
+from sro_edge.export.onnx_writer import EXPORTERS
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class ExportConfig:
 
     Args:
         gguf_type: one of :data:`sro_edge.export.gguf_types.GGUF_TYPES`.
-        screener_weights: ``int8`` rows with a scale each, or ``fp32``.
+        screener_weights: one of :data:`sro_edge.export.onnx_weights.WEIGHTS`.
+        exporter: one of :data:`sro_edge.export.onnx_writer.EXPORTERS`.
+        optimum_cli: the ``optimum-cli`` to run; empty for the one on the PATH.
         toxic_label: name of the screener's toxic label, where it is an unusual one.
         name: the bundle's name; default that of its folder.
         version: the bundle's version.
@@ -29,7 +31,9 @@ class ExportConfig:
     """
 
     gguf_type: str = "q8_0"
-    screener_weights: str = "int8"
+    screener_weights: str = "small"
+    exporter: str = "transformers"
+    optimum_cli: str = ""
     toxic_label: str | None = None
     name: str | None = None
     version: str = "0.1.0"
@@ -40,11 +44,12 @@ class ExportConfig:
         """Refuse types that cannot be written."""
         if self.gguf_type not in GGUF_TYPES:
             raise ExportError(f"GGUF type {self.gguf_type!r} is not one of {', '.join(GGUF_TYPES)}")
-        if self.screener_weights not in SCREENER_WEIGHTS:
+        if self.screener_weights not in WEIGHTS:
             raise ExportError(
-                f"screener weights {self.screener_weights!r} are not one of "
-                f"{', '.join(SCREENER_WEIGHTS)}"
+                f"screener weights {self.screener_weights!r} are not one of {', '.join(WEIGHTS)}"
             )
+        if self.exporter not in EXPORTERS:
+            raise ExportError(f"exporter {self.exporter!r} is not one of {', '.join(EXPORTERS)}")
 
 
 @dataclass(frozen=True)

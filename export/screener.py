@@ -8,9 +8,13 @@ from pathlib import Path
 
 from sro_edge.export.config import ExportConfig, Part
 from sro_edge.export.figures import require
-from sro_edge.export.onnx_writer import load_screener, write_screener
+from sro_edge.export.onnx_writer import trace, write_screener
+from sro_edge.export.probes import AWKWARD, COMMENTS
 from sro_edge.export.proof_onnx import prove_screener
 from sro_edge.export.runs import Run
+from sro_edge.export.screener_graph import load_screener
+
+_LONGEST = " ".join(COMMENTS)  # cut at the longest input
 
 
 def export_screener(
@@ -24,12 +28,19 @@ def export_screener(
     progress("loading the screener")
     screener = load_screener(run, config.toxic_label)
     progress("writing ONNX")
-    stored = write_screener(screener, folder / "screener", config.screener_weights)
+    exact = trace(screener, config.exporter, config.optimum_cli)
+    write_screener(screener, exact, folder / "screener", config.screener_weights)
     progress("proving scores")
-    threshold = screener.thresholds.toxicity
-    figures = prove_screener(screener, stored, folder / "screener" / "model.onnx", threshold)
+    proven = prove_screener(
+        screener,
+        exact,
+        folder / "screener" / "model.onnx",
+        config.screener_weights,
+        (*AWKWARD, *COMMENTS, _LONGEST),
+    )
+    thresholds = dataclasses.replace(screener.thresholds, toxicity=proven.threshold)
     fields = {
-        "thresholds": dataclasses.asdict(screener.thresholds),
+        "thresholds": dataclasses.asdict(thresholds),
         "outputs": screener.graph.outputs,
     }
-    return Part(fields, require(figures))
+    return Part(fields, require(proven.figures))

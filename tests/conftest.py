@@ -49,9 +49,10 @@ def output(tmp_path: Path) -> Path:
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toy models gain nothing from threads, and lose much on a busy machine."""
-    from sro_edge.export import proof_gguf
+    from sro_edge.export import proof_gguf, proof_onnx
 
-    monkeypatch.setattr(proof_gguf, "physical_cores", lambda: 1)
+    for proof in (proof_gguf, proof_onnx):
+        monkeypatch.setattr(proof, "physical_cores", lambda: 1)
 
 
 @pytest.fixture(scope="session")

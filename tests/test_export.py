@@ -20,8 +20,8 @@ from sro_edge.errors import ExportError, OutputError
 from sro_edge.export import ExportConfig, export_bundle, gguf_types, policy, proof_gguf
 from sro_edge.export.figures import Figure, require
 from sro_edge.export.merge import load_policy
-from sro_edge.export.onnx_writer import load_screener
 from sro_edge.export.runs import newest_run, open_run
+from sro_edge.export.screener_graph import load_screener
 from sro_edge.prompt import SMALL_TEMPLATE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,7 +163,7 @@ def test_runs_are_told_apart(policy_run: Path, screener_run: Path, tmp_path: Pat
 def test_config_refuses_what_cannot_be_written() -> None:
     with pytest.raises(ExportError, match="'q3' is not one of f32, f16"):
         ExportConfig(gguf_type="q3")
-    with pytest.raises(ExportError, match="'int4' are not one of int8, fp32"):
+    with pytest.raises(ExportError, match="'int4' are not one of small, fp32"):
         ExportConfig(screener_weights="int4")
     assert dataclasses.asdict(ExportConfig())["gguf_type"] == "q8_0"
 
