@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 
 from sro_edge.errors import InputError
 
+# Not a set: extension types, which are compared with these, need not be hashable.
+TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
+
 
 class Comment(NamedTuple):
     """One comment: its text, and its bytes where they are not valid UTF-8."""
@@ -141,7 +144,7 @@ def comments(column: pa.Array) -> list[Comment]:
 
 def values(column: pa.ChunkedArray) -> list[Any]:
     """The values of a column of a unit; strings that are not valid UTF-8 as bytes."""
-    if column.type in {pa.string(), pa.large_string(), pa.string_view()}:
+    if column.type in TEXT_TYPES:
         found = (comment for chunk in column.chunks for comment in comments(chunk))
         return [c.text if c.raw is None else c.raw for c in found]
     return list(column.to_pylist())

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from sro_edge.errors import InputError, OutputError
 from sro_edge.formats.base import (
+    TEXT_TYPES,
     Comment,
     comments,
     file_fingerprint,
@@ -98,7 +99,7 @@ class ParquetSource:
     ) -> None:
         """Write the rows with the new columns beside them, and ``note`` in the metadata."""
         schema = output_schema(self.schema, fields, METADATA_KEY, note)
-        options = {**writer_options(self.path, schema), **layout(self._file.metadata)}
+        options = {**writer_options(self.path, schema), **layout(self._file.metadata, fields)}
         new = _Rows(units)
         with pq.ParquetWriter(target, schema, **options) as writer:
             for group in range(len(self.group_rows)):
@@ -198,7 +199,7 @@ def _text_type(schema: pa.Schema, column: str, path: Path) -> pa.DataType:
 
 def _string_type(kind: pa.DataType) -> pa.DataType | None:
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return values if values in {pa.string(), pa.large_string(), pa.string_view()} else None
+    return values if values in TEXT_TYPES else None
 
 
 def _cut(sizes: Sequence[int], rows: int) -> list[int]:

@@ -55,7 +55,7 @@ def writer_options(path: Path, schema: pa.Schema) -> dict[str, Any]:
         options = {"use_compliant_nested_type": compliant}
         memory = io.BytesIO()
         try:
-            pq.write_table(schema.empty_table(), memory, **options)
+            pq.ParquetWriter(memory, schema, **options).close()
         except pa.ArrowNotImplementedError as error:
             raise InputError(f"{path} has a column that cannot be written: {error}") from error
         if pq.read_schema(memory).equals(schema, check_metadata=True):
@@ -66,14 +66,19 @@ def writer_options(path: Path, schema: pa.Schema) -> dict[str, Any]:
     )
 
 
-def layout(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """Writer options that keep what a file has: codecs, Bloom filters, page index, sorting."""
+def layout(metadata: pq.FileMetaData, fields: Sequence[pa.Field]) -> dict[str, Any]:
+    """Writer options that keep what a file has: codecs, Bloom filters, page index, sorting.
+
+    Args:
+        metadata: of the file.
+        fields: the new columns, which have no codec of their own yet.
+    """
     if not metadata.num_row_groups or not metadata.num_columns:
         return {"compression": "zstd"}
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     columns = [groups[0].column(i) for i in range(metadata.num_columns)]
     options: dict[str, Any] = {
-        "compression": _compression(columns),
+        "compression": _compression(columns, fields),
         "write_page_index": any(column.has_column_index for column in columns),
     }
     filtered = [c.path_in_schema for c in columns if c.bloom_filter_offset is not None]
@@ -92,10 +97,14 @@ def layout(metadata: pq.FileMetaData) -> dict[str, Any]:
     return options
 
 
-def _compression(columns: Sequence[pq.ColumnChunkMetaData]) -> str | dict[str, str]:
+def _compression(
+    columns: Sequence[pq.ColumnChunkMetaData], fields: Sequence[pa.Field]
+) -> str | dict[str, str]:
     """One codec for all columns where the file has one, else one for each."""
     codecs = {column.path_in_schema: _codec(str(column.compression)) for column in columns}
-    return codecs if len(set(codecs.values())) > 1 else next(iter(codecs.values()))
+    if len(set(codecs.values())) == 1:
+        return next(iter(codecs.values()))
+    return codecs | {field.name: "zstd" for field in fields}
 
 
 def _codec(name: str) -> str:
