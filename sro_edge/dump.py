@@ -215,7 +215,7 @@ class _Dump:
         from sro_edge.stream import annotate_stream
 
         tally = annotate_stream(
-            sys.stdin.fileno(), sys.stdout.buffer, self.annotator, self.options, self.hooks
+            sys.stdin.fileno(), sys.stdout.fileno(), self.annotator, self.options, self.hooks
         )
         counts: dict[str, Any] = dict(tally.counts())
         return Summary(

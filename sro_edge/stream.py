@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 import pyarrow as pa
 
 from sro_edge.answers import LOST_IN_A_ROW, Answers, Tally, with_own_bytes
 from sro_edge.columns import Annotator
-from sro_edge.errors import EngineError, InputError
+from sro_edge.errors import EngineError, InputError, OutputError
 from sro_edge.formats.base import free_fields
 from sro_edge.formats.jsonl import comment_of, extend, parse
 from sro_edge.run import Hooks, Options, Progress
@@ -21,9 +20,9 @@ _READ = 1 << 16
 
 
 def annotate_stream(
-    source: int, target: BinaryIO, annotator: Annotator, options: Options, hooks: Hooks
+    source: int, target: int, annotator: Annotator, options: Options, hooks: Hooks
 ) -> Tally:
-    """Write every object that comes in on the descriptor ``source`` with the new members.
+    """Write every object that comes in on descriptor ``source`` to ``target`` with new members.
 
     Nothing is kept on disk: a stream that was cut is taken up by giving the lines behind those that
     came out. The names of the new members are free in the first lines; they must stay free.
@@ -31,7 +30,8 @@ def annotate_stream(
     Raises:
         InputError: a line is no JSON object, or has a comment that is no string.
         EngineError: the models failed over several units in a row.
-        OSError: ``target`` cannot be written.
+        OutputError: ``target`` cannot be written.
+        BrokenPipeError: nobody reads ``target`` any more.
     """
     answers, tally = Answers(annotator, hooks.trouble), Tally(options.examples)
     names: list[str] | None = None
@@ -56,17 +56,18 @@ def annotate_stream(
         rows = answers.give([comment.text for comment in comments])
         if answers.lost == LOST_IN_A_ROW:
             raise EngineError(f"{answers.failure}, in {LOST_IN_A_ROW} units in a row")
+        out = []
         for raw, record, comment, row, where in zip(
             batch, records, comments, rows, wheres, strict=True
         ):
             if record is None:
-                target.write(raw)
+                out.append(raw)
                 continue
             if not record.keys().isdisjoint(names):
                 raise InputError(f"{where} has one of the members {', '.join(names)} already")
-            target.write(extend(raw, names, with_own_bytes(row, comment)))
+            out.append(extend(raw, names, with_own_bytes(row, comment)))
             tally.add(row, comment)
-        target.flush()
+        _write(target, b"".join(out))
         number += len(batch)
         tell()
         if number == options.limit:
@@ -94,3 +95,17 @@ def _batches(source: int, most: int, tick: Callable[[], None]) -> Iterator[list[
             return
         yield lines[:most]
         del lines[:most]
+
+
+def _write(target: int, data: bytes) -> None:
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[os.write(target, left) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"standard output cannot be written: {error.strerror}; give the lines behind those "
+            "that came out to go on"
+        ) from error
