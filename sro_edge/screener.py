@@ -1,7 +1,8 @@
 """ONNX Runtime engine: texts of any length -> toxicity, and fluency and embedding where there.
 
 A long text is read in windows. Its toxicity is that of its worst window, so nothing hides in
-length; its fluency and embedding are means over the windows, weighted by their tokens.
+length; its fluency and embedding are means over the windows, weighted by their tokens. A text with
+disguised words is read a second time without the disguise, and the higher toxicity counts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sro_edge.disguise import Deobfuscator, Vocabulary
 from sro_edge.errors import BundleError, MissingExtraError, ModelError
 from sro_edge.llama import physical_cores
 from sro_edge.segments import windows
@@ -61,6 +63,7 @@ class Screener:
         batch_tokens: tokens of one batch, padding included; a longer window is a batch alone.
             Default 16,384 on a GPU, and 512 on a CPU, whose caches more would overflow (measured:
             198 comments/s with 512, 112 with 4,096, one thread).
+        deobfuscate: read disguised words a second time.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -75,12 +78,14 @@ class Screener:
         threads: int | None = None,
         device: str = "auto",
         batch_tokens: int | None = None,
+        deobfuscate: bool = True,
     ) -> None:
         """Load graph and tokenizer, and run the graph once."""
         config = _read_config(folder / "config.json")
         self._max_tokens: int = config["max_tokens"]
         self._pad: int = config["pad_token_id"]
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
+        self._deobfuscator = Deobfuscator(_vocabulary(self._tokenizer)) if deobfuscate else None
         self._session = _load_session(folder / "model.onnx", threads or physical_cores(), device)
         on_gpu = "CUDAExecutionProvider" in self._session.get_providers()
         self._batch_tokens = batch_tokens or (16_384 if on_gpu else 512)
@@ -101,17 +106,25 @@ class Screener:
     def score(self, texts: Sequence[str]) -> Scores:
         """Scores in the order of ``texts``; equal texts are scored once.
 
-        A blank text has toxicity 0, fluency 1 and an embedding of zeros.
+        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. A blank text
+        has toxicity 0, fluency 1 and an embedding of zeros.
         """
         order: dict[str, int] = {}
         rows = np.array([order.setdefault(text, len(order)) for text in texts], dtype=np.intp)
-        means = _Means(len(order), self._shapes)
-        pieces = self._pieces(order)
+        seen = [self.reveal(text) for text in order]
+        disguised = [i for i, text in enumerate(order) if seen[i] != text]
+        means = _Means(len(order) + len(disguised), self._shapes)
+        pieces = self._pieces([*order, *(seen[i] for i in disguised)])
         while chunk := list(itertools.islice(pieces, _CHUNK)):
             chunk.sort(key=lambda piece: len(piece[1]))
             for batch in self._batches(chunk):
                 means.add(*self._run(batch))
+        means.raise_toxicity(disguised, len(order))
         return means.scores(rows)
+
+    def reveal(self, text: str) -> str:
+        """``text`` with its disguised words as a reader sees them (:mod:`sro_edge.disguise`)."""
+        return self._deobfuscator.reveal(text) if self._deobfuscator else text
 
     def _pieces(self, texts: Iterable[str]) -> Iterator[tuple[int, list[int]]]:
         """(number of the text, token ids) of every window, in pieces that the model can read."""
@@ -187,6 +200,11 @@ class _Means:
         np.maximum.at(self._toxicity, texts, outputs["toxicity"])
         for name, total in self._sums.items():
             np.add.at(total, texts, (outputs[name].T * tokens).T)
+
+    def raise_toxicity(self, texts: Sequence[int], copies: int) -> None:
+        """Give ``texts`` the toxicity of their copies, which begin at ``copies``, where higher."""
+        own, other = self._toxicity[texts], self._toxicity[copies : copies + len(texts)]
+        self._toxicity[texts] = np.maximum(own, other)
 
     def scores(self, rows: npt.NDArray[np.intp]) -> Scores:
         """The scores of the texts numbered ``rows``."""
@@ -271,6 +289,11 @@ def _load_tokenizer(file: Path) -> Any:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # "[SEP]" inside a comment is plain text
     return tokenizer
+
+
+def _vocabulary(tokenizer: Any) -> Vocabulary:
+    normalizer = tokenizer.normalizer
+    return Vocabulary(tokenizer.get_vocab(), normalizer.normalize_str if normalizer else str)
 
 
 def _load_session(file: Path, threads: int, device: str) -> Any:

@@ -10,14 +10,15 @@ from typing import NamedTuple
 _BREAK = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|(?<!\s)\s*[\r\n\u2028\u2029]+\s*""")
 _BODY = re.compile(r"\S(?:.*\S)?", re.DOTALL)
 
-# Order matters: an e-mail address must not be read as a handle.
+# Order matters: an e-mail address must not be read as a handle. Each alternative looks at a bounded
+# stretch from where it may start, so that a text of one kind of character costs no more.
 _PROTECTED = re.compile(
     r"""
     (?:https?://|www\.)[^\s<>"')\]]*[^\s<>"')\].,!?;:]     # URL, without closing punctuation
-    | [\w.+-]+@[\w-]+(?:\.[\w-]+)+                          # e-mail address
-    | (?<![\w@])@\w{2,}                                     # @handle
+    | (?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+   # e-mail address
+    | (?<![\w@])@(?!ss(?:es|h[o0]les?|hats?)?\b)\w{2,}     # @handle, but no insult
     | (?<!\w)/?[ru]/\w{2,}                                  # r/forum, u/user
-    | [\u2600-\u27bf\ufe0f\u200d\U0001f000-\U0001faff]+    # emoji and their joiners
+    | (?:[\u2600-\u27bf\U0001f000-\U0001faff][\ufe0f\u200d]*)+   # emoji and their joiners
     """,
     re.VERBOSE | re.IGNORECASE,
 )

@@ -172,6 +172,24 @@ def test_lone_surrogates_and_nul_are_survived(tiny_screener_folder: Path) -> Non
     assert scores.toxicity == pytest.approx([TOXIC, CLEAN], abs=1e-6)
 
 
+def test_disguised_insults_are_read_a_second_time(
+    tiny_screener_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = screener(tiny_screener_folder)
+    batches: list[int] = []
+    run = engine._run
+    monkeypatch.setattr(engine, "_run", lambda b: batches.append(len(b)) or run(b))
+    texts = ["thanks my friend", "you are an 1d10t", "you are an idiot", "s t u p i d", "m0ney"]
+    scores = engine.score(texts)
+    assert scores.toxicity == pytest.approx([CLEAN, TOXIC, TOXIC, TOXIC, CLEAN], abs=1e-6)
+    assert sum(batches) == len(texts) + 2
+    raw = screener(tiny_screener_folder, deobfuscate=False).score(texts)
+    assert raw.toxicity == pytest.approx([CLEAN, CLEAN, TOXIC, CLEAN, CLEAN], abs=1e-6)
+    assert raw.embedding is not None
+    assert scores.embedding is not None
+    assert np.array_equal(raw.embedding, scores.embedding)  # only toxicity looks twice
+
+
 @pytest.mark.parametrize(
     ("labels", "config", "expected"),
     [

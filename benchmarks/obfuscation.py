@@ -1,0 +1,260 @@
+"""Does disguising an insult clear it? Toxic comments that are caught plain, under each disguise.
+
+    python benchmarks/obfuscation.py --test test.parquet --dump comments.parquet \
+        [--bundle DIR] [--toxic 500] [--out result.json]
+
+The test file has the columns `text` and `label` (1 = toxic). Each disguise is put on every word of
+the comment ("all") and, where the comment has one, on the words of the word list alone ("insults").
+"Raw" is the same screener without its second reading. Clean are the comments of the test file that
+are labelled so, and a sample of the dump; the table counts those that only the second reading
+flags. The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from machine import describe_machine
+from rich.console import Console
+from rich.table import Table
+
+from sro_edge.bundle import Bundle
+from sro_edge.screener import Screener, passes
+
+Disguise = Callable[[str, random.Random], str]
+_WORD = re.compile(r"[A-Za-z]+")
+# Written here, apart from the tables of the package, so that neither is fitted to the other.
+_LEET = {"a": "4@", "e": "3", "i": "1!", "o": "0", "s": "5$", "t": "7", "b": "8", "g": "9"}
+_CYRILLIC = dict(zip("aceopxyijs", "асеорхуіјѕ", strict=True))
+_GREEK = dict(zip("aoviptkn", "αονιρτκη", strict=True))
+_ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
+_MARKS = [chr(c) for c in range(0x300, 0x340)]
+
+
+def leet(word: str, rng: random.Random) -> str:
+    """Every letter that has a digit or sign for it."""
+    return "".join(rng.choice(_LEET.get(c.lower(), c)) for c in word)
+
+
+def leet_vowels(word: str, rng: random.Random) -> str:
+    """Digits for vowels only, as most people write it."""
+    return "".join(_LEET[c.lower()][0] if c.lower() in "aeio" else c for c in word)
+
+
+def cyrillic(word: str, rng: random.Random) -> str:
+    """Every letter that has a Cyrillic twin."""
+    return "".join(_CYRILLIC.get(c, c) for c in word)
+
+
+def greek(word: str, rng: random.Random) -> str:
+    """Every letter that has a Greek lookalike."""
+    return "".join(_GREEK.get(c, c) for c in word)
+
+
+def one_homoglyph(word: str, rng: random.Random) -> str:
+    """One letter of each word by its Cyrillic twin."""
+    places = [i for i, c in enumerate(word) if c in _CYRILLIC]
+    if not places:
+        return word
+    i = rng.choice(places)
+    return word[:i] + _CYRILLIC[word[i]] + word[i + 1 :]
+
+
+def zero_width(word: str, rng: random.Random) -> str:
+    """An invisible character between all letters."""
+    return "".join(c + rng.choice(_ZERO_WIDTH) for c in word)
+
+
+def zero_width_flood(word: str, rng: random.Random) -> str:
+    """Sixty invisible characters between all letters."""
+    return "".join(c + rng.choice(_ZERO_WIDTH) * 60 for c in word)
+
+
+def combining(word: str, rng: random.Random) -> str:
+    """Eight marks on every letter."""
+    return "".join(c + "".join(rng.choices(_MARKS, k=8)) for c in word)
+
+
+def spaces(word: str, rng: random.Random) -> str:
+    """Letters parted by spaces, words by two."""
+    return " " + " ".join(word) + " " if len(word) > 1 else word
+
+
+def flat_spaces(word: str, rng: random.Random) -> str:
+    """Letters parted by spaces, words too."""
+    return " ".join(word)
+
+
+def dots(word: str, rng: random.Random) -> str:
+    """Letters parted by dots."""
+    return ".".join(word)
+
+
+def stretch(word: str, rng: random.Random) -> str:
+    """A vowel of each word five times."""
+    places = [i for i, c in enumerate(word) if c.lower() in "aeiou"]
+    if len(word) < 3 or not places:
+        return word
+    i = rng.choice(places)
+    return word[:i] + 5 * word[i] + word[i + 1 :]
+
+
+def fullwidth(word: str, rng: random.Random) -> str:
+    """Fullwidth letters."""
+    return "".join(chr(ord(c) + 0xFEE0) for c in word)
+
+
+def mathematical(word: str, rng: random.Random) -> str:
+    """Bold fraktur letters."""
+    return "".join(chr(0x1D586 + ord(c) - 97) for c in word.lower())
+
+
+def circled(word: str, rng: random.Random) -> str:
+    """Circled letters."""
+    return "".join(chr(0x24D0 + ord(c) - 97) for c in word.lower())
+
+
+def references(word: str, rng: random.Random) -> str:
+    """HTML character references."""
+    return "".join(f"&#{ord(c)};" for c in word)
+
+
+def reversed_override(word: str, rng: random.Random) -> str:
+    """Written backwards and shown forwards by a right-to-left override."""
+    return f"\u202e{word[::-1]}\u202c"
+
+
+DISGUISES: dict[str, Disguise] = {
+    f.__name__.replace("_", " "): f
+    for f in (
+        leet, leet_vowels, cyrillic, one_homoglyph, greek, zero_width, zero_width_flood, combining,
+        spaces, flat_spaces, dots, stretch, fullwidth, mathematical, circled, references,
+        reversed_override,
+    )
+}  # fmt: skip
+
+
+def mixed(word: str, rng: random.Random) -> str:
+    """Another disguise for each word."""
+    return rng.choice(list(DISGUISES.values()))(word, rng)
+
+
+DISGUISES["mixed"] = mixed
+
+
+def disguised(text: str, how: Disguise, words: frozenset[str] | None, seed: int) -> str:
+    """``text`` with its words, or only those of ``words``, disguised."""
+    rng = random.Random(seed)
+    return _WORD.sub(
+        lambda m: how(m[0], rng) if words is None or m[0].lower() in words else m[0], text
+    )
+
+
+def main() -> None:
+    """Score every disguise and print the table."""
+    options = _options()
+    bundle = Bundle.load(options.bundle)
+    limit = bundle.thresholds.toxicity if options.threshold is None else options.threshold
+    screener = Screener(bundle.screener, threads=options.threads)
+    raw = Screener(bundle.screener, threads=options.threads, deobfuscate=False)
+    lexicon = pq.read_table(options.words)["term"].to_pylist()
+    words = frozenset(w.lower() for w in lexicon if w.isalpha())
+
+    def caught(engine: Screener, texts: Sequence[str]) -> list[bool]:
+        return [not passes(t, limit) for t in engine.score(texts).toxicity.tolist()]
+
+    data = pq.read_table(options.test).to_pydict()
+    rng = random.Random(options.seed)
+    pools: list[list[str]] = [[], []]
+    for text, label in zip(data["text"], data["label"], strict=True):
+        pools[label].append(text)
+    for pool in pools:
+        rng.shuffle(pool)
+    toxic = [t for t in pools[1] if len(t) <= options.longest][: 3 * options.toxic]
+    toxic = [t for t, c in zip(toxic, caught(raw, toxic), strict=True) if c][: options.toxic]
+    insults = [t for t in toxic if any(w.lower() in words for w in _WORD.findall(t))]
+    table: dict[str, dict[str, float]] = {}
+    for name, how in DISGUISES.items():
+        everything = [disguised(t, how, None, i) for i, t in enumerate(toxic)]
+        only = [disguised(t, how, words, i) for i, t in enumerate(insults)]
+        table[name] = {
+            "all": _share(caught(screener, everything)),
+            "all, raw": _share(caught(raw, everything)),
+            "insults": _share(caught(screener, only)),
+            "insults, raw": _share(caught(raw, only)),
+        }
+    dump = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()
+    dump = [t for t in dict.fromkeys(dump) if t and t.strip() and len(t) <= options.longest]
+    clean: dict[str, dict[str, float]] = {}
+    for name, texts in {
+        "labelled clean": pools[0][: options.clean],
+        "dump": rng.sample(dump, min(options.clean, len(dump))),
+    }.items():
+        before = caught(raw, texts)
+        clean[name] = {
+            "comments": len(texts),
+            "read twice": _share([screener.reveal(t) != t for t in texts]),
+            "flagged, raw": _share(before),
+            "flagged": _share(caught(screener, texts)),
+        }
+    result: dict[str, Any] = {
+        "benchmark": "obfuscation",
+        "date": time.strftime("%Y-%m-%d"),
+        "bundle": {"name": bundle.name, "version": bundle.version, "threshold": limit},
+        "machine": describe_machine(),
+        "toxic": len(toxic),
+        "toxic with a listed insult": len(insults),
+        "still caught": table,
+        "clean": clean,
+    }
+    show(result)
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+def show(result: dict[str, Any]) -> None:
+    """The tables for people, on stderr."""
+    console = Console(stderr=True)
+    for title, rows in (
+        (f"still caught, of {result['toxic']}", result["still caught"]),
+        ("clean comments", result["clean"]),
+    ):
+        table = Table("", title=title)
+        for name in next(iter(rows.values())):
+            table.add_column(name, justify="right")
+        for name, figures in rows.items():
+            table.add_row(name, *(f"{v:.3f}" if v <= 1 else f"{v}" for v in figures.values()))
+        console.print(table)
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return round(sum(flags) / len(flags), 4)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--dump", type=Path, required=True)
+    parser.add_argument("--words", type=Path, required=True, help="word list, column `term`")
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--threshold", type=float, help="default: the bundle's")
+    parser.add_argument("--toxic", type=int, default=500)
+    parser.add_argument("--clean", type=int, default=3000, help="comments of each kind")
+    parser.add_argument("--longest", type=int, default=400, help="characters of a comment")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
