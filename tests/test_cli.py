@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from tiny_models import write_bundle
 
 from sro_edge import __version__
-from sro_edge.bundle import Sampling, Thresholds, write_manifest
 from sro_edge.cli import COMMANDS, main
 from sro_edge.cli._progress import Pace, progress_line
 from sro_edge.cli._shared import default_output, printable
 from sro_edge.dump import Progress
-from sro_edge.prompt import SMALL_TEMPLATE
 from sro_edge.rewriter import Rewrite
 
 HEAVY = {"torch", "transformers", "onnxruntime", "llama_cpp", "pyarrow", "numpy"}
@@ -76,23 +74,9 @@ def comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, tiny_gguf: Path, tiny_screener_folder: Path) -> Path:
+def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
-    shutil.copytree(tiny_screener_folder, folder / "screener")
-    shutil.copy(tiny_gguf, folder / "detoxifier.gguf")
-    write_manifest(
-        folder,
-        {
-            "name": "tiny",
-            "version": "1.2",
-            "license": "Apache-2.0",
-            "prompt": SMALL_TEMPLATE.to_dict(),
-            "thresholds": vars(Thresholds(0.25)),
-            "sampling": vars(Sampling()),
-            "training": {"method": "warm start", "data": {"toxic": 12}},
-            "scores": {"STA": 0.875},
-        },
-    )
+    write_bundle(folder)
     return folder
 
 
