@@ -15,7 +15,7 @@ COMMANDS = {
     "screen": ("screen:screen", "Score the comments of a dump."),
     "evaluate": ("evaluate:evaluate", "Measure how good rewrites are, beside the baselines."),
     "report": ("report:report", "Make a page to check a rewrite run with."),
-    "bundle": ("bundle:bundle", "Look at a model bundle, or check its files."),
+    "bundle": ("bundle:bundle", "Look at, check, pack or assemble model bundles."),
     "train": ("train:train", "Train a rewriter against a screener (SRO)."),
     "train-screener": ("train_screener:train_screener", "Train a screener."),
     "warm-start": ("warm_start:warm_start", "Train a small rewriter from nothing."),

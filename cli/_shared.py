@@ -47,7 +47,10 @@ def dump_options(command: F) -> F:
             click.argument("output", metavar="[OUTPUT]", required=False, type=PATH),
             click.option("--column", default="text", show_default=True, help="Column of comments."),
             click.option(
-                "--bundle", type=PATH, metavar="PATH", help="Model bundle [default: built in]."
+                "--bundle",
+                type=PATH,
+                metavar="BUNDLE",
+                help="Model bundle: folder, .sroedge file or hf://org/name [default: built in].",
             ),
             click.option(
                 "--threshold",

@@ -1,4 +1,4 @@
-"""``sro-edge bundle``: look at a model bundle, or check its files."""
+"""``sro-edge bundle``: look at model bundles, check them, pack them into one file."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ if TYPE_CHECKING:
     from sro_edge.bundle import Bundle
 
 
-@click.group(short_help="Look at a model bundle, or check its files.")
+@click.group(short_help="Look at, check, pack or assemble model bundles.")
 def bundle() -> None:
-    """Look at a model bundle, or check its files.
+    """Look at, check, pack or assemble model bundles.
 
-    Without PATH, the bundle that is part of the package.
+    BUNDLE is a bundle's folder, a packed bundle (.sroedge), or one on the Hugging
+    Face Hub (hf://org/name[@revision]); without it, the one that is part of the
+    package. What is packed or on the hub is kept in ~/.cache/sro-edge.
 
     \b
     Examples:
       sro-edge bundle show
       sro-edge bundle show my-bundle --json
       sro-edge bundle verify my-bundle
+      sro-edge bundle pack my-bundle
+      sro-edge rewrite comments.parquet --bundle my-bundle.sroedge
     """
 
 
 @bundle.command()
-@click.argument("path", required=False, type=PATH)
+@click.argument("path", metavar="[BUNDLE]", required=False, type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print bundle.json as it is.")
 def show(path: Path | None, as_json: bool) -> None:
     """Show what a bundle is, how it was made and how good it is."""
-    from sro_edge.bundle import Bundle, default_path, read_manifest
+    from sro_edge.bundle import Bundle, find
+    from sro_edge.manifest import read_manifest
 
     if as_json:
-        manifest = read_manifest(path or default_path())
+        manifest = read_manifest(find(path))
         click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
         return
     from rich.console import Console
@@ -54,7 +59,7 @@ def show(path: Path | None, as_json: bool) -> None:
 
 
 @bundle.command()
-@click.argument("path", required=False, type=PATH)
+@click.argument("path", metavar="[BUNDLE]", required=False, type=PATH)
 def verify(path: Path | None) -> None:
     """Check that every file of a bundle is there and unchanged.
 
@@ -65,6 +70,43 @@ def verify(path: Path | None) -> None:
     opened = Bundle.load(path)
     click.echo(f"{opened.path}: {len(opened.files)} files unchanged", err=True)
     click.echo(opened.digest)
+
+
+@bundle.command()
+@click.argument("path", metavar="BUNDLE", type=PATH)
+@click.argument("output", metavar="[OUTPUT]", required=False, type=PATH)
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+def pack(path: Path, output: Path | None, overwrite: bool) -> None:
+    """Pack a bundle into one file.
+
+    OUTPUT (default: BUNDLE.sroedge, here) can be given to --bundle as it is. The
+    same bundle always packs to the same bytes. Prints the file's name.
+    """
+    from sro_edge.bundle import find
+    from sro_edge.packed import SUFFIX
+    from sro_edge.packed import pack as pack_bundle
+
+    folder = find(path)
+    output = output or Path(f"{folder.resolve().name}{SUFFIX}")
+    pack_bundle(folder, output, overwrite=overwrite)
+    click.echo(output)
+
+
+@bundle.command()
+@click.argument("file", metavar="FILE.sroedge", type=PATH)
+@click.argument("output", metavar="[OUTPUT]", required=False, type=PATH)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier bundle.")
+def unpack(file: Path, output: Path | None, overwrite: bool) -> None:
+    """Unpack a packed bundle into a folder, and check it.
+
+    OUTPUT (default: the file's name without its ending, here) appears only when
+    every file matches the hash that bundle.json gives. Prints the folder's name.
+    """
+    from sro_edge.packed import unpack as unpack_bundle
+
+    output = output or Path(file.stem)
+    unpack_bundle(file, output, overwrite=overwrite)
+    click.echo(output)
 
 
 def _facts(opened: Bundle) -> Iterator[tuple[str, str]]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sro_edge.bundle import MANIFEST, Bundle, Sampling, write_manifest
-from sro_edge.errors import ExportError, OutputError
+from sro_edge.bundle import Bundle, Sampling
+from sro_edge.errors import ExportError
 from sro_edge.export.card import model_card
 from sro_edge.export.config import ExportConfig, write_json
 from sro_edge.export.figures import Figure
@@ -20,6 +17,8 @@ from sro_edge.export.policy import export_policy
 from sro_edge.export.quiet import quiet
 from sro_edge.export.runs import Run, open_run
 from sro_edge.export.screener import export_screener
+from sro_edge.folders import new_folder
+from sro_edge.manifest import MANIFEST, write_manifest
 
 PROOF = "proof.json"
 
@@ -60,7 +59,7 @@ def export_bundle(
     if policy is None and screener is None:
         raise ExportError("nothing to export: give a policy run, a screener run, or both")
     figures: list[Figure] = []
-    with quiet(), _new_folder(Path(out), overwrite) as (folder, work):
+    with quiet(), new_folder(Path(out), overwrite=overwrite, is_ours=is_export) as (folder, work):
         fields: dict[str, Any] = {}
         if policy is not None:
             found = export_policy(policy, folder, work, config, Path(out), progress)
@@ -76,6 +75,11 @@ def export_bundle(
             progress("writing bundle.json")
             _describe(folder, policy, screener, fields, proof, config, Path(out))
     return proof
+
+
+def is_export(folder: Path) -> bool:
+    """Whether an export wrote ``folder``, whole or half, so that another may replace it."""
+    return any((folder / name).is_file() for name in (MANIFEST, PROOF))
 
 
 def _describe(
@@ -131,60 +135,3 @@ def _portable(value: Any) -> Any:
     if isinstance(value, str) and (value.startswith(("/", "~")) or re.match(r"[A-Za-z]:\\", value)):
         return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
     return value
-
-
-@contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-    """A folder that takes the name ``out`` when the block ends well, and one for working files."""
-    out = out.absolute()
-    _check_replaceable(out, overwrite)
-    beside = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)  # left by an export that was killed
-        folder, work = beside / "bundle", beside / "work"
-        folder.mkdir(parents=True)
-        work.mkdir()
-        yield folder, work
-        _sync(folder)
-        if out.exists():
-            os.replace(out, beside / "replaced")
-        os.replace(folder, out)
-        _sync_folder(out.parent)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _check_replaceable(out: Path, overwrite: bool) -> None:
-    if not out.exists() and not out.is_symlink():
-        return
-    if not overwrite:
-        raise OutputError(f"{out} exists: choose another folder or give --overwrite")
-    ours = any((out / name).is_file() for name in (MANIFEST, PROOF))
-    if out.is_symlink() or not out.is_dir() or not (ours or not any(out.iterdir())):
-        raise OutputError(
-            f"{out} is neither an earlier export nor an empty folder, so it is not replaced; "
-            "choose another folder"
-        )
-
-
-def _sync(folder: Path) -> None:
-    """Bring every file and folder inside ``folder`` to the disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
-        else:
-            _sync_folder(path)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sro_edge.bundle import DETOXIFIER, LEXICON
 from sro_edge.export.config import ExportConfig, Part, write_json
 from sro_edge.export.figures import require
 from sro_edge.export.gguf_types import convert_gguf
@@ -13,6 +12,7 @@ from sro_edge.export.gguf_writer import About, write_gguf
 from sro_edge.export.merge import Policy, load_policy
 from sro_edge.export.proof_gguf import prove_logits, prove_tokens
 from sro_edge.export.runs import Run
+from sro_edge.manifest import DETOXIFIER, LEXICON
 
 _EXACT_KL, _EXACT_TOP1 = 1e-3, 0.99  # fp32 GGUF against fp32 torch
 _STORED_KL = 0.1  # the type that is shipped against fp32 torch

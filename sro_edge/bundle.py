@@ -1,13 +1,14 @@
 """A bundle: one folder with everything rewriting needs, and ``bundle.json`` that says what it is.
 
-    bundle.json       schema version, prompt template, thresholds, sampling, sha256 of every file,
-                      licence, how it was trained, its scores
+    bundle.json       schema version, prompt template, thresholds, sampling, size and sha256 of
+                      every file, licence, how it was trained, its scores
     detoxifier.gguf   the rewriter, for llama.cpp
     screener/         the screener as ONNX, its tokenizer and config
     lexicon.json      toxic words with their log-odds, for the word-deleting last resort
     README.md         model card
 
-No file of a bundle reaches a parser before its hash was checked.
+No file of a bundle reaches a parser before its hash was checked; see :mod:`sro_edge.headers` for
+what that does and does not protect from.
 """
 
 from __future__ import annotations
@@ -18,18 +19,24 @@ import importlib.resources
 import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sro_edge.errors import BundleError
+from sro_edge.headers import check_onnx, read_gguf
+from sro_edge.manifest import (
+    DETOXIFIER,
+    LEXICON,
+    MANIFEST,
+    SCREENER,
+    FileRecord,
+    check_file,
+    files_of,
+    read_manifest,
+)
 from sro_edge.prompt import PromptTemplate
 
-SCHEMA_VERSION = 1
-MANIFEST = "bundle.json"
-DETOXIFIER = "detoxifier.gguf"
-SCREENER = "screener/model.onnx"
-LEXICON = "lexicon.json"
-_REQUIRED = (DETOXIFIER, SCREENER, "screener/tokenizer.json", "screener/config.json")
+_LONGEST_PROMPT = 100_000  # characters of each part
 
 T = TypeVar("T")
 
@@ -51,7 +58,7 @@ class Thresholds:
     def __post_init__(self) -> None:
         """Refuse what no score could meet or miss."""
         for name, value in dataclasses.asdict(self).items():
-            if not (isinstance(value, int | float) and 0 <= value <= 1):
+            if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise ValueError(f"threshold {name} must lie between 0 and 1, not {value!r}")
 
 
@@ -66,6 +73,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse settings that draw nothing."""
+        for name in ("samples", "max_new_tokens"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         if not (1 <= self.samples <= 256 and 1 <= self.max_new_tokens <= 4096):
             raise ValueError("samples must be 1 to 256 and max_new_tokens 1 to 4096")
         if not (0 < self.temperature <= 10 and math.isfinite(self.temperature)):
@@ -85,30 +95,35 @@ class Bundle:
     prompt: PromptTemplate
     thresholds: Thresholds
     sampling: Sampling
-    files: dict[str, str] = field(repr=False)
+    files: dict[str, FileRecord] = field(repr=False)
     training: dict[str, Any] = field(default_factory=dict, repr=False)
     scores: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Bundle:
-        """Open the bundle in folder ``path`` (default: the embedded one) and check every hash.
+        """Open a bundle and check every file of it.
+
+        Args:
+            path: a bundle's folder, a packed bundle (``.sroedge``), or ``hf://org/name[@revision]``
+                on the Hugging Face Hub; default: the embedded bundle. The latter two are kept in
+                the user's cache.
 
         Raises:
-            BundleError: the folder is no bundle, or a file is missing, changed or unexpected.
+            BundleError: it is no bundle, or a file is missing, changed or unusable.
         """
-        folder = Path(path) if path is not None else default_path()
+        folder = find(path)
         manifest = read_manifest(folder)
         bundle = cls(
             path=folder,
             name=_text(manifest, "name", folder),
             version=_text(manifest, "version", folder),
             license=_text(manifest, "license", folder),
-            prompt=_build(PromptTemplate, manifest.get("prompt"), "prompt", folder),
+            prompt=_prompt(manifest, folder),
             thresholds=_build(Thresholds, manifest.get("thresholds"), "thresholds", folder),
             sampling=_build(Sampling, manifest.get("sampling"), "sampling", folder),
-            files=_files(manifest, folder),
-            training=manifest.get("training", {}),
-            scores=manifest.get("scores", {}),
+            files=files_of(manifest),
+            training=_object(manifest, "training", folder),
+            scores=_object(manifest, "scores", folder),
         )
         bundle.verify()
         return bundle
@@ -127,7 +142,7 @@ class Bundle:
     def digest(self) -> str:
         """sha256 over names and hashes of all files and the settings: the bundle's identity."""
         identity = [
-            sorted(self.files.items()),
+            sorted((name, record.sha256) for name, record in self.files.items()),
             self.prompt.to_dict(),
             dataclasses.asdict(self.thresholds),
             dataclasses.asdict(self.sampling),
@@ -135,95 +150,67 @@ class Bundle:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def verify(self) -> None:
-        """Check that every listed file is there and unchanged.
+        """Check that every listed file is there and unchanged, and what the models' headers say.
 
         Raises:
             BundleError: names the first file that is not.
         """
-        for name, expected in self.files.items():
-            file = self.path / name
-            if file.is_symlink() and self.path.resolve() not in file.resolve().parents:
+        for name, record in self.files.items():
+            check_file(self.path, name, record)
+        read_gguf(self.detoxifier)
+        for name in check_onnx(self.path / SCREENER):
+            if f"screener/{name}" not in self.files:
                 raise BundleError(
-                    f"{self.path}: {name} is a link that leaves the bundle; copy the file"
-                )
-            try:
-                actual = sha256(file)
-            except OSError as error:
-                raise BundleError(
-                    f"{self.path}: {name} is listed in {MANIFEST} but cannot be read "
-                    f"({error.strerror}); export or copy the bundle again"
-                ) from error
-            if actual != expected:
-                raise BundleError(
-                    f"{self.path}: {name} has changed since the bundle was written (sha256 "
-                    f"{actual[:12]}…, expected {expected[:12]}…); export or copy the bundle again"
+                    f"{self.path}: the screener keeps weights in screener/{name}, which {MANIFEST} "
+                    "does not list, so nothing vouches for it"
                 )
 
     def lexicon(self) -> dict[str, float]:
-        """Toxic words with their log-odds; empty where the bundle has none."""
+        """Toxic words with their log-odds; empty where the bundle has none.
+
+        Raises:
+            BundleError: the file does not map words to numbers.
+        """
         if LEXICON not in self.files:
             return {}
-        table: dict[str, float] = json.loads((self.path / LEXICON).read_text("utf-8"))
-        return table
+        return read_lexicon(self.path / LEXICON)
+
+
+def read_lexicon(file: Path) -> dict[str, float]:
+    """Words with their log-odds from a JSON file.
+
+    Raises:
+        BundleError: the file does not map words to numbers.
+    """
+    try:
+        table = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{file} cannot be read: {error}") from error
+    if not isinstance(table, dict) or not all(
+        isinstance(odds, int | float) and math.isfinite(odds) for odds in table.values()
+    ):
+        raise BundleError(f"{file} must map words to their log-odds, which are numbers")
+    return table
+
+
+def find(path: str | Path | None) -> Path:
+    """The folder of a bundle, see :meth:`Bundle.load`; what is packed or remote is fetched first.
+
+    Raises:
+        BundleError: it cannot be had.
+    """
+    from sro_edge import hub, packed
+
+    if path is None:
+        return default_path()
+    if str(path).startswith(hub.PREFIX):
+        return hub.fetch(str(path))
+    return packed.open_packed(Path(path)) if Path(path).is_file() else Path(path)
 
 
 def default_path() -> Path:
     """Folder of the bundle that is part of the package."""
     return Path(str(importlib.resources.files("sro_edge") / "default_bundle"))
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """``bundle.json`` as a dictionary of a schema version that this release knows.
-
-    Raises:
-        BundleError: no such folder or file, not JSON, or another schema version.
-    """
-    file = folder / MANIFEST
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(
-            f"{folder} is no bundle: it has no {MANIFEST}; make one with `sro-edge export`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{file} cannot be read: {error}") from error
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if version != SCHEMA_VERSION:
-        raise BundleError(
-            f"{file} has schema version {version!r}, this release reads {SCHEMA_VERSION}; "
-            "export the bundle again or install a matching sro-edge"
-        )
-    return dict(manifest)
-
-
-def write_manifest(folder: Path, fields: dict[str, Any]) -> None:
-    """Write ``bundle.json`` for the files that lie in ``folder``, with their hashes.
-
-    Args:
-        folder: the bundle, complete but for ``bundle.json``.
-        fields: ``name``, ``version``, ``license``, ``prompt``, ``thresholds``, ``sampling``,
-            ``training``, ``scores``; dataclasses already as dictionaries.
-    """
-    files = {
-        file.relative_to(folder).as_posix(): sha256(file)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and file.name not in {MANIFEST, "__init__.py"}
-        and "__pycache__" not in file.parts
-    }
-    missing = [name for name in _REQUIRED if name not in files]
-    if missing:
-        raise BundleError(f"{folder} cannot become a bundle: {', '.join(missing)} missing")
-    manifest = {"schema_version": SCHEMA_VERSION, **fields, "files": files}
-    (folder / MANIFEST).write_text(
-        json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8"
-    )
 
 
 def _text(manifest: dict[str, Any], key: str, folder: Path) -> str:
@@ -240,15 +227,22 @@ def _build(kind: type[T], data: Any, key: str, folder: Path) -> T:
         raise BundleError(f"{folder / MANIFEST}: {key!r} is not usable: {error}") from error
 
 
-def _files(manifest: dict[str, Any], folder: Path) -> dict[str, str]:
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
-        raise BundleError(f"{folder / MANIFEST}: 'files' must map file names to sha256 digests")
-    for name in files:
-        parts = PurePosixPath(name).parts
-        if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or not parts:
-            raise BundleError(f"{folder / MANIFEST}: file name {name!r} leaves the bundle")
-    missing = [name for name in _REQUIRED if name not in files]
-    if missing:
-        raise BundleError(f"{folder / MANIFEST}: 'files' does not list {', '.join(missing)}")
-    return dict(files)
+def _prompt(manifest: dict[str, Any], folder: Path) -> PromptTemplate:
+    """The template; its parts are strings of a length that a prompt can have."""
+    prompt = _build(PromptTemplate, manifest.get("prompt"), "prompt", folder)
+    parts = (prompt.prefix, prompt.suffix, prompt.lead)
+    if not isinstance(prompt.lowercase, bool) or not all(
+        isinstance(part, str) and len(part) <= _LONGEST_PROMPT for part in parts
+    ):
+        raise BundleError(
+            f"{folder / MANIFEST}: 'prompt' must have the strings prefix, suffix and lead, of at "
+            f"most {_LONGEST_PROMPT:,} characters, and lowercase, true or false"
+        )
+    return prompt
+
+
+def _object(manifest: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
+    value = manifest.get(key, {})
+    if not isinstance(value, dict):
+        raise BundleError(f"{folder / MANIFEST}: {key!r} must be a JSON object")
+    return value

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sro_edge.errors import BundleError, ModelError
+from sro_edge.headers import read_gguf
 
 Floats = npt.NDArray[np.float32]
 
@@ -245,6 +246,7 @@ def _use_gpu(lib: Any, device: str) -> bool:
 
 
 def _load_model(lib: Any, path: Path, gpu: bool) -> Any:
+    read_gguf(path)
     params = lib.llama_model_default_params()
     params.n_gpu_layers = _ALL_LAYERS if gpu else 0
     no_devices = (ctypes.c_void_p * 1)()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from sro_edge.disguise import Deobfuscator, Vocabulary
 from sro_edge.errors import BundleError, MissingExtraError, ModelError
+from sro_edge.headers import check_onnx
 from sro_edge.llama import physical_cores
 from sro_edge.segments import windows
 
@@ -27,6 +28,7 @@ Floats = npt.NDArray[np.float32]
 # The score of one text may differ by less than this between batches of other width.
 SCREEN_TOLERANCE = 1e-4
 TOXIC_LABELS = frozenset({"toxic", "toxicity", "hate", "hateful", "offensive"})
+_MOST_TOKENS, _MOST_WORDS = 1_000_000, 10_000_000  # more in a config.json is absurd
 _CHUNK = 2048  # windows tokenised at a time: what bounds the memory
 
 
@@ -267,13 +269,16 @@ def _read_config(file: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(file.read_text("utf-8"))
         sizes = config["max_tokens"], config["pad_token_id"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
             f"{file} is not usable: {error!r}; it must be JSON with max_tokens and pad_token_id"
         ) from error
-    if not all(isinstance(size, int) for size in sizes) or sizes[0] < 8 or sizes[1] < 0:
+    if any(type(size) is not int for size in sizes) or not (
+        8 <= sizes[0] <= _MOST_TOKENS and 0 <= sizes[1] < _MOST_WORDS
+    ):
         raise BundleError(
-            f"{file}: max_tokens must be at least 8 and pad_token_id at least 0, not {sizes}"
+            f"{file}: max_tokens must be 8 to {_MOST_TOKENS:,} and pad_token_id 0 to "
+            f"{_MOST_WORDS:,}, not {str(sizes)[:80]}"
         )
     return config
 
@@ -308,6 +313,7 @@ def _load_session(file: Path, threads: int, device: str) -> Any:
     options.enable_mem_pattern = False  # it would keep one plan for every shape it meets
     # llama.cpp works on the same cores: an idle thread must not burn one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    check_onnx(file)
     try:
         return ort.InferenceSession(file, options, providers=_providers(ort, device))
     except ModelError:

@@ -21,7 +21,8 @@ PLAIN_WORDS = (
 
 def write_bundle(folder: Path) -> None:
     """Write a bundle of the two models."""
-    from sro_edge.bundle import Sampling, Thresholds, write_manifest
+    from sro_edge.bundle import Sampling, Thresholds
+    from sro_edge.manifest import write_manifest
     from sro_edge.prompt import SMALL_TEMPLATE
 
     folder.mkdir()
