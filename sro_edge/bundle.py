@@ -18,11 +18,13 @@ import hashlib
 import importlib.resources
 import json
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sro_edge.errors import BundleError
+from sro_edge.folders import check_room, new_folder
 from sro_edge.headers import check_onnx, read_gguf
 from sro_edge.manifest import (
     DETOXIFIER,
@@ -33,6 +35,7 @@ from sro_edge.manifest import (
     check_file,
     files_of,
     read_manifest,
+    to_bytes,
 )
 from sro_edge.prompt import PromptTemplate
 
@@ -164,6 +167,34 @@ class Bundle:
                     f"{self.path}: the screener keeps weights in screener/{name}, which {MANIFEST} "
                     "does not list, so nothing vouches for it"
                 )
+
+    def copy(
+        self,
+        out: str | Path,
+        *,
+        thresholds: Thresholds | None = None,
+        scores: dict[str, Any] | None = None,
+    ) -> Bundle:
+        """Write this bundle to a new folder, whole or not at all.
+
+        Args:
+            out: the folder to make.
+            thresholds: in place of this bundle's.
+            scores: added to this bundle's, those of the same name replaced.
+
+        Raises:
+            OutputError: ``out`` exists or cannot be written.
+        """
+        manifest = read_manifest(self.path)
+        manifest["thresholds"] = dataclasses.asdict(thresholds or self.thresholds)
+        manifest["scores"] = {**self.scores, **(scores or {})}
+        check_room(Path(out), sum(record.bytes for record in self.files.values()))
+        with new_folder(Path(out), overwrite=False, is_ours=lambda _: False) as (folder, _):
+            for name in self.files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.path / name, folder / name)
+            (folder / MANIFEST).write_bytes(to_bytes(manifest))
+        return Bundle.load(out)
 
     def lexicon(self) -> dict[str, float]:
         """Toxic words with their log-odds; empty where the bundle has none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import onnx
 import pytest
 
 from sro_edge.bundle import Bundle, default_path
-from sro_edge.errors import BundleError
+from sro_edge.errors import BundleError, OutputError
 from sro_edge.headers import check_onnx, read_gguf
 from sro_edge.manifest import MANIFEST, SCHEMA_VERSION, parse_manifest, read_manifest, sha256
 
@@ -51,6 +52,17 @@ def test_a_bundle_of_schema_version_1_is_upgraded(bundle: Path) -> None:
     edit(bundle, downgrade)
     assert read_manifest(bundle) == before
     assert Bundle.load(bundle).digest == digest
+
+
+def test_a_copy_has_other_thresholds(bundle: Path, tmp_path: Path) -> None:
+    before = Bundle.load(bundle)
+    thresholds = dataclasses.replace(before.thresholds, toxicity=0.125)
+    after = before.copy(tmp_path / "copy", thresholds=thresholds, scores={"calibration": {"n": 9}})
+    assert (after.thresholds, after.files) == (thresholds, before.files)
+    assert after.scores == {**before.scores, "calibration": {"n": 9}}
+    assert after.digest != before.digest
+    with pytest.raises(OutputError, match="exists: choose another folder"):
+        before.copy(tmp_path / "copy")
 
 
 @pytest.mark.parametrize("version", [None, 0, 3, "2", True, 1.0, 10**30])
