@@ -1,10 +1,12 @@
-"""The training texts: unpaired piles of comments, read from Parquet, CSV or JSONL."""
+"""The training texts: piles of comments, read from files as people have them."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,42 +16,158 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from sro_edge.errors import InputError
+from sro_edge.formats import SUFFIXES, kind_of, open_source
+from sro_edge.formats.base import reading
 from sro_edge.segments import sentences
 
+_SUFFIXES = (*SUFFIXES, ".txt")
 _WORDS = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*|\S")
 
 
+@dataclass(frozen=True)
+class Pile:
+    """The toxic comments of a run.
+
+    Args:
+        comments: to be trained on.
+        held_out: only evaluated on.
+        duplicates: comments that were dropped, as another differs in nothing but space and case.
+    """
+
+    comments: list[str]
+    held_out: list[str]
+    duplicates: int
+
+
+def read_pile(paths: Iterable[str | Path], column: str = "text", held_out: float = 0.03) -> Pile:
+    """The comments in files and folders, each once, a share of them held out.
+
+    Which are held out depends on their own text alone, not on the order or on other comments: two
+    runs on like piles are evaluated on like comments.
+
+    Args:
+        paths: see :func:`read_texts`.
+        column: text column.
+        held_out: share in (0, 1).
+
+    Raises:
+        InputError: see :func:`read_texts`; or there is no comment at all.
+    """
+    named = [str(path) for path in paths]
+    texts = read_texts(named, column)
+    if not texts:
+        raise InputError(
+            f"{', '.join(named)}: every row of column {column!r} is empty; give files with comments"
+        )
+    kept = list({key(text): text for text in reversed(texts)}.values())[::-1]
+    count = max(1, round(held_out * len(kept)))
+    last = sorted(map(fold, kept))[count - 1]
+    return Pile(
+        [t for t in kept if fold(t) > last],
+        [t for t in kept if fold(t) <= last],
+        len(texts) - len(kept),
+    )
+
+
+def key(text: str) -> str:
+    """What two texts have in common that differ in space, case or Unicode form only."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def read_texts(paths: Iterable[str | Path], column: str = "text") -> list[str]:
+    """The non-blank texts in files and folders.
+
+    Args:
+        paths: Parquet, CSV, TSV or JSONL files with a text column ``column``, text files with one
+            comment a line, or folders of such files.
+        column: of the files that have columns.
+
+    Raises:
+        InputError: no such file, unreadable content, no such column, or one that is not text.
+    """
+    files = [file for path in paths for file in _files(Path(path))]
+    return [text for file in files for text in _texts(file, column) if text.strip()]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    inside = (file for file in sorted(path.rglob("*")) if file.is_file())
+    found = [
+        file
+        for file in inside
+        if file.suffix.lower() in _SUFFIXES
+        and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    ]
+    if not found:
+        raise InputError(f"{path} has no files that end in {', '.join(_SUFFIXES)}")
+    return found
+
+
+def _texts(file: Path, column: str) -> Iterator[str]:
+    if file.suffix.lower() == ".txt":
+        with reading(file, "text"):
+            yield from file.read_text("utf-8", errors="replace").splitlines()
+        return
+    if file.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"{file}: texts are read from {', '.join(_SUFFIXES)}, not from such files")
+    source = open_source(file, column)
+    try:
+        yield from (comment.text for comment in source.comments() if comment.text is not None)
+    finally:
+        source.close()
+
+
+def read_pairs(path: str | Path, columns: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Toxic texts with a clean rewording each; rows with a blank are left out.
+
+    Args:
+        path: a Parquet, CSV, TSV or JSONL file.
+        columns: names of the toxic and of the clean one; default: the file has just these two.
+
+    Raises:
+        InputError: the file cannot be read, has no pairs, or not two such columns.
+    """
+    table = read_table(path, columns)
+    names = list(columns or table.column_names)
+    if len(names) != 2:
+        raise InputError(
+            f"{path} has the columns {', '.join(names)}: pairs need two, the toxic text and the "
+            "clean one; name them with --pairs-columns TOXIC CLEAN"
+        )
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    texts = [row for row in rows if all(isinstance(t, str) and t.strip() for t in row)]
+    if not texts:
+        raise InputError(f"{path} has no row with text in both {names[0]!r} and {names[1]!r}")
+    return texts
+
+
 def read_table(path: str | Path, columns: Sequence[str] = ()) -> pa.Table:
-    """A table, which must have ``columns``, from a ``.parquet``, ``.csv`` or ``.jsonl`` file.
+    """A table, which must have ``columns``, from a Parquet, CSV, TSV or JSONL file.
 
     Raises:
         InputError: no such file, unknown suffix, unreadable content, or a missing column.
     """
     path = Path(path)
-    readers = {".parquet": pq.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
-    if path.suffix not in readers:
+    if kind_of(path) == "parquet" and path.suffix not in SUFFIXES:
         raise InputError(
-            f"{path}: training data must be .parquet, .csv or .jsonl, not {path.suffix!r}"
+            f"{path}: training data must be .parquet, .csv, .tsv or .jsonl, not {path.suffix!r}"
         )
-    try:
-        table = readers[path.suffix](str(path))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    with reading(path, kind_of(path)):
+        if kind_of(path) == "csv":
+            tabs = path.suffix.lower() == ".tsv"
+            options = pa.csv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True)
+            table = pa.csv.read_csv(path, parse_options=options)
+        elif kind_of(path) == "jsonl":
+            table = pa.json.read_json(path)
+        else:
+            table = pq.read_table(path)
     for column in columns:
         if column not in table.column_names:
             raise InputError(
                 f"{path} has no column {column!r}; it has {', '.join(table.column_names)}"
             )
     return table
-
-
-def read_texts(paths: Iterable[str | Path], column: str = "text") -> list[str]:
-    """The non-blank texts of ``column`` in all files."""
-    texts: list[str] = []
-    for path in paths:
-        column_data = read_table(path, [column])[column].to_pylist()
-        texts += [t for t in column_data if isinstance(t, str) and t.strip()]
-    return texts
 
 
 class Labelled(NamedTuple):
