@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sro_edge.run import Progress
 
-_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
+LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 class Watch(NamedTuple):
@@ -120,7 +120,7 @@ def _progress(quiet: bool) -> Iterator[tuple[Callable[[Progress], None], Callabl
             nonlocal said
             now = time.monotonic()
             rate = pace.rate(state, now)
-            if now - said >= _LINE_SECONDS:
+            if now - said >= LINE_SECONDS:
                 say(progress_line(state, rate))
                 said = now
 

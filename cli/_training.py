@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 
 import click
 
+from sro_edge.cli._progress import LINE_SECONDS, stderr
 from sro_edge.errors import MissingExtraError, OutputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+PILE = click.Path(exists=True, path_type=Path)
 FOLDER = click.Path(path_type=Path)
 
 
@@ -96,7 +98,11 @@ def run_options(command: F) -> F:
 
 def run_folder(out: Path | None, kind: str, resume: bool) -> Path:
     """The folder to train in; one that already has a run needs ``--resume``."""
+    if resume and out is None:
+        raise click.UsageError("--resume needs --out, the run folder to go on with")
     folder = out or Path("runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"the run folder {folder} is a file: give another --out")
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise OutputError(
             f"the run folder {folder} is not empty: give --resume to go on with it, or "
@@ -138,31 +144,57 @@ def record_data(run: Path, files: dict[str, tuple[Path, ...]]) -> None:
 
 @contextmanager
 def training_progress(
-    total: int, key: str, shown: tuple[str, ...]
+    total: int, key: str, shown: dict[str, str], *, quiet: bool = False
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A progress bar on stderr over ``total`` units of ``metrics[key]``, with figures beside it."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    """Progress on stderr: a bar on a terminal, a line now and then elsewhere.
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as progress:
+    Args:
+        total: units of ``metrics[key]`` until the end.
+        key: the metric that counts them.
+        shown: metric -> how it is written, a format with one place; for 80 columns in all.
+        quiet: show nothing; of several processes, one speaks.
+    """
+    console = stderr()
+    if quiet:
+        yield lambda metrics: None
+        return
+    if not console.is_terminal:
+        yield _Lines(total, key, shown)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    one_line = Column(no_wrap=True, overflow="ellipsis")
+    columns = (
+        BarColumn(10),
+        TextColumn("{task.description}", table_column=one_line),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=total)
 
         def update(metrics: dict[str, Any]) -> None:
-            figures = [f"{n.split('/')[-1]} {metrics[n]:.3g}" for n in shown if n in metrics]
-            if figures:
-                progress.update(task, description="  ".join(figures))
-            progress.update(task, completed=metrics.get(key, 0))
+            line = progress_line(metrics, total, key, shown)
+            progress.update(task, completed=metrics[key], description=line)
 
         yield update
+
+
+class _Lines:
+    """Where there is no terminal: a line now and then, and the last one."""
+
+    def __init__(self, total: int, key: str, shown: dict[str, str]) -> None:
+        self.total, self.key, self.shown = total, key, shown
+        self.said = time.monotonic()
+
+    def __call__(self, metrics: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self.said >= LINE_SECONDS or metrics[self.key] >= self.total:
+            click.echo(progress_line(metrics, self.total, self.key, self.shown), err=True)
+            self.said = now
+
+
+def progress_line(metrics: dict[str, Any], total: int, key: str, shown: dict[str, str]) -> str:
+    """How far a training is and how it goes, for a terminal of 80 columns."""
+    figures = [form.format(metrics[name]) for name, form in shown.items() if name in metrics]
+    return "  ".join([f"{metrics[key]:,}/{total:,}", *figures])

@@ -84,7 +84,7 @@ def train_screener(
     plain = read_plain(sentences, column)
     whole, held_out = fluency_sentences(plain, comments, max_sentences, folds)
     steps = config.epochs * len(labelled.within(folds).texts) * (1 + config.fluency_rows)
-    shown = ("toxic", "fluent", "distill")
+    shown = {n: n + " {:.3g}" for n in ("toxic", "fluent", "distill")}
     with training_progress(int(steps / config.batch_rows), "step", shown) as progress:
         model = fit(
             labelled.within(folds),

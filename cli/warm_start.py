@@ -74,7 +74,7 @@ def warm_start(
         plain=read_plain(plain, column),
         mining=(labelled.of(1), labelled.of(0)),
     )
-    with training_progress(config.tokens, "tokens", ("loss",)) as progress:
+    with training_progress(config.tokens, "tokens", {"loss": "loss {:.3g}"}) as progress:
         model = train(piles, run, config, Encoder(encoder), progress=progress)
     record_data(run, {"toxic": toxic, "clean": clean, "plain": plain, "mining": mining})
     click.echo(model)

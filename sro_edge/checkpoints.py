@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -246,18 +246,32 @@ def _unit_rows(file: Path, schema: pa.Schema) -> int | None:
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with a run that was asked to do something else."""
-    old, new = _flat(before), _flat(now)
-    differing = [
-        f"{name} was {_short(old.get(name))} and is now {_short(new.get(name))}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
-    ]
+    differing = differences(before, now)
     if differing:
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise OutputError(
             f"{folder} holds an unfinished run with other settings: {'; '.join(differing[:5])}"
             f"{more}. Run with the earlier settings to go on, or add --restart to begin again"
         )
+
+
+def differences(
+    before: dict[str, Any], now: dict[str, Any], ignored: Collection[str] = ()
+) -> list[str]:
+    """What differs between two sets of settings, one phrase each.
+
+    Args:
+        before: settings as nested JSON objects.
+        now: the like.
+        ignored: dotted names, or the first parts of some, that may differ.
+    """
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{name} was {_short(old.get(name))} and is now {_short(new.get(name))}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+        and not any(f"{name}.".startswith(f"{part}.") for part in ignored)
+    ]
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

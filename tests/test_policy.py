@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from toy_families import FAMILIES, write_family
-from toy_models import values
+from toy_models import ABOUT, values
 
 from sro_edge.errors import MissingExtraError, ModelError
 from sro_edge.export.gguf_writer import write_gguf
@@ -128,7 +128,7 @@ def test_a_plain_model_is_exported_with_its_control_token(lora: bool, tmp_path: 
     with torch.no_grad():
         logits = found.model(input_ids=ids).logits
         assert torch.allclose(logits, policy.model(input_ids=ids).logits, atol=1e-4)
-    write_gguf(found.model, found.tokenizer, tmp_path / "f32.gguf", name="toy", license="CC0-1.0")
+    write_gguf(found.model, found.tokenizer, tmp_path / "f32.gguf", ABOUT)
     assert values(prove_tokens(found, tmp_path / "f32.gguf"))["tokens.differing"] == 0
 
 

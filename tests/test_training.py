@@ -15,16 +15,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from sro_edge.bundle import Thresholds
-from sro_edge.errors import InputError, ModelError
-from sro_edge.training.config import ScreenerConfig, SROConfig, WarmStartConfig
+from sro_edge.errors import ModelError
+from sro_edge.training.config import ScreenerConfig, WarmStartConfig
 from sro_edge.training.corruption import Corruptor
 from sro_edge.training.follower import Classifier, Follower
 from sro_edge.training.lexicon import clean_words, mine_lexicon
 from sro_edge.training.noise import ToxicNoise
-from sro_edge.training.piles import Labelled, clean_sentences, read_labelled, read_texts, words
-from sro_edge.training.policy import Policy
+from sro_edge.training.piles import Labelled, clean_sentences, words
 from sro_edge.training.screener import LABELS, train_screener
-from sro_edge.training.sro import evaluate, train_sro
 from sro_edge.training.warm_start import Piles, warm_start
 
 TOXIC = [
@@ -121,49 +119,6 @@ def follower(screener_run: Path) -> Follower:
     return Follower(Classifier.load(screener_run / "model"), Thresholds(0.5, 0.2, 0.9))
 
 
-def test_training_resumes_as_if_unbroken(
-    policy_run: Path, follower: Follower, tmp_path: Path
-) -> None:
-    def run(folder: Path, steps: int, **options: Any) -> dict[str, torch.Tensor]:
-        config = SROConfig(
-            lora=False,
-            steps=steps,
-            comments=4,
-            samples=2,
-            max_new_tokens=8,
-            eval_every=2,
-            eval_comments=8,
-            learning_rate=1e-3,
-        )
-        policy = Policy(policy_run / "model", config)
-        train_sro(policy, follower, TOXIC[:40], TOXIC[40:], folder, config, **options)
-        return {k: v.clone() for k, v in policy.model.state_dict().items()}
-
-    class Killed(Exception):
-        pass
-
-    def kill(metrics: dict[str, Any]) -> None:
-        if metrics["step"] == 3 and "loss" in metrics:
-            raise Killed
-
-    whole = run(tmp_path / "whole", 4)
-    with pytest.raises(Killed):
-        run(tmp_path / "broken", 4, progress=kill, checkpoint_every=0.0)
-    resumed = run(tmp_path / "broken", 4)
-    assert all(torch.allclose(whole[k], resumed[k], atol=1e-6) for k in whole)
-    record = json.loads((tmp_path / "whole" / "run.json").read_text())
-    assert record["kind"] == "sro"
-    assert {"eval/pass_rate", "eval/similarity"} <= record["before"].keys()
-
-
-def test_too_few_comments_are_refused(policy_run: Path, follower: Follower, tmp_path: Path) -> None:
-    config = SROConfig(lora=False, comments=16)
-    with pytest.raises(InputError, match="too few"):
-        train_sro(
-            Policy(policy_run / "model", config), follower, TOXIC[:3], TOXIC, tmp_path, config
-        )
-
-
 def test_follower_needs_toxicity_meaning_and_an_ended_answer(follower: Follower) -> None:
     comments = ["you are a stupid moron my friend"] * 4
     answers = [
@@ -218,13 +173,6 @@ def test_warm_start_resumes_and_writes_its_template(policy_run: Path) -> None:
     assert json.loads((policy_run / "run.json").read_text())["held_out_loss"] < math.log(400)
 
 
-def test_evaluation_covers_every_held_out_comment(policy_run: Path, follower: Follower) -> None:
-    config = SROConfig(lora=False, max_new_tokens=8)
-    metrics, samples = evaluate(Policy(policy_run / "model", config), follower, TOXIC[:35], config)
-    assert sorted(s.comment for s in samples) == list(range(35))
-    assert 0 <= metrics["eval/pass_rate"] <= 1
-
-
 def test_lexicon_finds_toxic_words_and_their_counterparts() -> None:
     lexicon = mine_lexicon(TOXIC * 30, CLEAN * 30)
     assert {"moron", "stupid"} <= lexicon.keys()
@@ -252,24 +200,6 @@ def test_corruption_breaks_sentences() -> None:
     assert sentence not in broken
     assert any(b.endswith(("with a", "to the", "with a .", "to the .")) for b in broken)
     assert corruptor.corrupt("two words", rng) is None
-
-
-def test_piles_are_read_from_three_formats(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text,label,source\nhello there,0,x\nyou fool,1,y\n")
-    (tmp_path / "b.jsonl").write_text(
-        '{"text": "good day", "label": 0}\n{"text": "", "label": 1}\n'
-    )
-    both = [tmp_path / "a.csv", tmp_path / "b.jsonl"]
-    assert read_texts(both) == ["hello there", "you fool", "good day"]
-    assert read_labelled(both) == (
-        ["hello there", "you fool", "good day"],
-        [0, 1, 0],
-        ["x", "y", "b"],
-    )
-    with pytest.raises(InputError, match="no column 'body'"):
-        read_texts([tmp_path / "a.csv"], "body")
-    with pytest.raises(InputError, match=r"must be \.parquet"):
-        read_texts([tmp_path / "c.xlsx"])
 
 
 def test_clean_sentences_leave_out_forbidden_words() -> None:

@@ -108,6 +108,16 @@ class SROConfig:
     )
     eval_every: int = field(default=25, metadata={"help": "steps between evaluations"})
     eval_comments: int = field(default=128, metadata={"help": "held-out comments of an evaluation"})
+    pairs_epochs: float = field(
+        default=1.0, metadata={"help": "passes over --pairs before SRO begins"}
+    )
+    patience: int = field(
+        default=4,
+        metadata={"help": "evaluations without a better J after which it stops; 0: never"},
+    )
+    checkpoint_seconds: float = field(
+        default=120.0, metadata={"help": "seconds between checkpoints"}
+    )
     seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
 
     def __post_init__(self) -> None:
@@ -118,3 +128,13 @@ class SROConfig:
             raise ValueError(f"label_smoothing must lie in [0, 0.5), not {self.label_smoothing}")
         if self.four_bit and self.lora is False:
             raise ValueError("four_bit freezes the base, so it cannot be trained in full")
+
+
+# Settings that change no loss, so that a run may go on with others.
+FREE = (
+    "steps",
+    "patience",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+    "checkpoint_seconds",
+)

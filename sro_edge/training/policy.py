@@ -19,6 +19,7 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sro_edge.errors import MissingExtraError, ModelError
+from sro_edge.prompt import PromptTemplate
 from sro_edge.training.config import SROConfig
 from sro_edge.training.packing import Packed, answer_logprobs
 from sro_edge.training.rollout import Prompter
@@ -68,13 +69,18 @@ class Policy:
         self._reference: list[torch.Tensor] | None = None
         if adapter.is_file() or not self.lora:
             self.freeze_reference()
-        self.prompter = Prompter(self.tokenizer, self.template)
+        self.use_template(self.template)
         self.learning_rate = config.learning_rate or (2e-4 if self.lora else 3e-5)
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:
         """The parameters that are trained."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def use_template(self, template: PromptTemplate) -> None:
+        """Ask with ``template``."""
+        self.template = template
+        self.prompter = Prompter(self.tokenizer, template)
 
     def freeze_reference(self) -> None:
         """Make the policy as it is now the reference."""
@@ -112,9 +118,13 @@ class Policy:
         with self.reference():
             return self.logprobs(packed)
 
+    def folder(self, run: Path) -> Path:
+        """Where :meth:`save` writes: ``run/adapter`` (LoRA) or ``run/model`` (full)."""
+        return run / ("adapter" if self.lora else "model")
+
     def save(self, run: Path) -> Path:
-        """Write ``run/adapter`` (LoRA) or ``run/model`` (full), with tokenizer and template."""
-        out = run / ("adapter" if self.lora else "model")
+        """Write the model or adapter, with tokenizer and template, and return its folder."""
+        out = self.folder(run)
         # Rows of added tokens are part of the adapter; peft would save all embeddings as well.
         self.model.save_pretrained(out, **({"save_embedding_layers": False} if self.lora else {}))
         self.tokenizer.save_pretrained(out)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from sro_edge.bundle import Thresholds
+from sro_edge.checkpoints import differences
+from sro_edge.durable import write_json
+from sro_edge.errors import OutputError
 
 
 def model_folder(name: str | Path) -> str:
@@ -26,3 +31,32 @@ def stored_thresholds(name: str | Path, toxicity: float | None = None) -> Thresh
     if toxicity is not None:
         values["toxicity"] = toxicity
     return Thresholds(**values)
+
+
+def begin_run(run: Path, asked: dict[str, Any], free: Collection[str] = ()) -> dict[str, Any]:
+    """Note in ``settings.json`` what a run is asked to do, or check that it is asked the same.
+
+    Args:
+        run: the run folder; made where it is missing.
+        asked: everything that decides the result, as JSON types.
+        free: names (``config.steps``) that may differ on resumption.
+
+    Returns:
+        what the run was asked when it began.
+
+    Raises:
+        OutputError: names what differs.
+    """
+    file = run / "settings.json"
+    if not file.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(file, asked)
+        return asked
+    stored: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    found = differences(stored, asked, free)
+    if found:
+        raise OutputError(
+            f"{run} holds a run with other settings: {'; '.join(found)}. Give the earlier ones to "
+            "go on with it, or another --out to begin anew"
+        )
+    return stored

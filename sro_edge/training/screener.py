@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sro_edge.bundle import Thresholds
-from sro_edge.training import checkpoint
 from sro_edge.training.config import ScreenerConfig
 from sro_edge.training.corruption import Corruptor
 from sro_edge.training.encoder import mean_pool, resolve
@@ -161,8 +160,8 @@ def train_screener(
     optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=0.01, fused=True)
     rows = len(train.texts) + (int(config.fluency_rows * len(train.texts)) if sentences else 0)
     steps = max(1, int(config.epochs * rows / config.batch_rows))
-    state = checkpoint.load(run, model, [optimizer]) or {"step": 0}
     with Journal(run, progress, checkpoint_every) as journal:
+        state = journal.resume(model, [optimizer]) or {"step": 0}
         for chunk in batches(train, sentences, config, skip=state["step"]):
             if state["step"] >= steps:
                 break
@@ -181,7 +180,7 @@ def train_screener(
                 figures = {k: v.item() for k, v in losses.items()}
                 journal.report({**state, "steps": steps, **figures, "seconds": journal.seconds})
             journal.checkpoint(model, [optimizer], state)
-    checkpoint.save(run, model, [optimizer], state)
+        journal.checkpoint(model, [optimizer], state, now=True)
     return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
 
 

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
-from sro_edge.training import checkpoint
 from sro_edge.training.config import WarmStartConfig
 from sro_edge.training.encoder import Encoder
 from sro_edge.training.journal import Journal
@@ -245,8 +244,8 @@ def _fit(
 ) -> dict[str, int]:
     """The training loop; returns ``step`` and ``tokens`` done."""
     optimizers = make_optimizers(model, config)
-    state = checkpoint.load(run, model, optimizers) or {"step": 0, "tokens": 0}
     with Journal(run, progress, checkpoint_every) as journal:
+        state = journal.resume(model, optimizers) or {"step": 0, "tokens": 0}
         for batch in data.batches(skip=state["step"]):
             if state["tokens"] >= config.tokens:
                 break
@@ -263,5 +262,5 @@ def _fit(
             if state["step"] % 25 == 0:
                 journal.report({**state, "loss": loss.item(), "seconds": journal.seconds})
             journal.checkpoint(model, optimizers, state)
-    checkpoint.save(run, model, optimizers, state)
+        journal.checkpoint(model, optimizers, state, now=True)
     return state
