@@ -9,7 +9,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 LLAMA := $(shell sed -n 's/^llama-cpp-python==/llama_cpp_python-/p' constraints.txt)
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test check wheel bundle clean
+.PHONY: demo test check wheel bundle optimum drills clean
 
 demo: $(VENV)/.runtime  ## reword the example comments with the embedded bundle
 	$(BIN)/sro-edge rewrite examples/comments.parquet --overwrite
@@ -45,6 +45,19 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/bundle \
 		--name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
 	cp -r runs/bundle/. sro_edge/default_bundle/
+
+# optimum-onnx needs an older transformers than ours, so it gets an environment of its own.
+optimum: $(VENV)/.dev build/optimum/.ready  ## an optimum-cli for `sro-edge export`, tried once
+	$(BIN)/python tests/drills/try_optimum.py build/optimum/bin/optimum-cli
+
+build/optimum/.ready: constraints-optimum.txt
+	$(PYTHON) -m venv build/optimum
+	build/optimum/bin/python -m pip install -q -r constraints-optimum.txt
+	touch $@
+
+drills: $(VENV)/.dev  ## what takes minutes: bundles fuzzed for ten, an export killed at random
+	$(BIN)/python tests/drills/fuzz_bundles.py
+	$(BIN)/python tests/drills/kill_export.py
 
 clean:  ## remove what the targets above made, but not the compiled wheel
 	rm -rf $(VENV) build dist *.egg-info

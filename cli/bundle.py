@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sro_edge.cli._shared import PATH
+from sro_edge.cli.bundle_build import build
 
 if TYPE_CHECKING:
     from sro_edge.bundle import Bundle
@@ -107,6 +108,9 @@ def unpack(file: Path, output: Path | None, overwrite: bool) -> None:
     output = output or Path(file.stem)
     unpack_bundle(file, output, overwrite=overwrite)
     click.echo(output)
+
+
+bundle.add_command(build)
 
 
 def _facts(opened: Bundle) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,20 @@
 """From trained models to a bundle for the edge: GGUF, ONNX, and the proof that both are right."""
 
-from sro_edge.export.bundler import export_bundle
-from sro_edge.export.config import ExportConfig
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["ExportConfig", "export_bundle"]
+
+if TYPE_CHECKING:
+    from sro_edge.export.bundler import export_bundle
+    from sro_edge.export.config import ExportConfig
+
+_HOMES = {"ExportConfig": "config", "export_bundle": "bundler"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: assembling a bundle needs no torch."""
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(f"sro_edge.export.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'sro_edge.export' has no attribute {name!r}")

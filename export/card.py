@@ -123,3 +123,73 @@ def _flat(record: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
             rows.append((prefix + key, shown.replace("|", "\\|").replace("\n", " ")))
     return rows
+
+
+_ASSEMBLED = """\
+---
+license: {license_id}
+tags:
+  - text-detoxification
+  - gguf
+  - onnx
+---
+
+# {name} {version}
+
+A bundle for sro-edge: it rewords toxic comments offline.
+
+    sro-edge rewrite comments.parquet --bundle {name}
+
+It was assembled of two models that were trained elsewhere. They were opened and asked once; how
+good they are together was not measured, and that the files are what was trained is not proven.
+
+## The rewriter
+
+`detoxifier.gguf` says of itself:
+
+{origin}
+## The screener
+
+`screener/`; what it may not pass was set by whoever assembled the bundle:
+
+{thresholds}
+## Licence
+
+{license}, as given when the bundle was assembled. The models' own licences hold.
+
+## Limits
+
+- A rewrite may change or lose meaning, most of all where the screener has no embedding. Judge a
+  sample before you rely on it (`sro-edge report`, `sro-edge evaluate`).
+- The thresholds fit no measurement: choose them on comments of your own.
+{notes}"""
+
+
+def assembled_card(
+    *,
+    name: str,
+    version: str,
+    license: str,
+    origin: dict[str, Any],
+    thresholds: dict[str, Any],
+    notes: str = "",
+) -> str:
+    """Markdown text of ``README.md`` for a bundle of models from elsewhere.
+
+    Args:
+        name: the bundle's name.
+        version: the bundle's version.
+        license: SPDX identifier.
+        origin: the general metadata of the GGUF.
+        thresholds: what a rewrite must reach.
+        notes: Markdown put at the end.
+    """
+    return _ASSEMBLED.format(
+        name=name,
+        version=version,
+        license=license,
+        license_id=license.lower(),
+        origin=_record(origin),
+        thresholds=_record(thresholds),
+        notes=f"\n{notes.strip()}\n" if notes.strip() else "",
+    )

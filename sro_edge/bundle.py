@@ -160,7 +160,9 @@ class Bundle:
         """
         for name, record in self.files.items():
             check_file(self.path, name, record)
-        read_gguf(self.detoxifier)
+        for name in self.files:
+            if name.endswith(".gguf"):
+                read_gguf(self.path / name)
         for name in check_onnx(self.path / SCREENER):
             if f"screener/{name}" not in self.files:
                 raise BundleError(
