@@ -5,9 +5,9 @@
 
 The test file has the columns `text` and `label` (1 = toxic). Each disguise is put on every word of
 the comment ("all") and, where the comment has one, on the words of the word list alone ("insults").
-"Raw" is the same screener without its second reading. Clean are the comments of the test file that
-are labelled so, and a sample of the dump; the table counts those that only the second reading
-flags. The last line on stdout is one JSON object.
+"Raw" is the same screener without its second reading; a comment is caught when it or its second
+reading is, as the screener takes the higher score. Clean are the comments of the test file that are
+labelled so, and a sample of the dump. The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -164,12 +164,21 @@ def main() -> None:
     bundle = Bundle.load(options.bundle)
     limit = bundle.thresholds.toxicity if options.threshold is None else options.threshold
     screener = Screener(bundle.screener, threads=options.threads)
-    raw = Screener(bundle.screener, threads=options.threads, deobfuscate=False)
+    plain = Screener(bundle.screener, threads=options.threads, deobfuscate=False)
     lexicon = pq.read_table(options.words)["term"].to_pylist()
     words = frozenset(w.lower() for w in lexicon if w.isalpha())
 
-    def caught(engine: Screener, texts: Sequence[str]) -> list[bool]:
-        return [not passes(t, limit) for t in engine.score(texts).toxicity.tolist()]
+    known: dict[str, bool] = {}  # most second readings come again
+
+    def raw(texts: Sequence[str]) -> list[bool]:
+        new = [t for t in dict.fromkeys(texts) if t not in known]
+        for text, toxicity in zip(new, plain.score(new).toxicity.tolist(), strict=True):
+            known[text] = not passes(toxicity, limit)
+        return [known[t] for t in texts]
+
+    def caught(texts: Sequence[str]) -> list[bool]:
+        pairs = zip(raw(texts), raw([screener.reveal(t) for t in texts]), strict=True)
+        return [a or b for a, b in pairs]
 
     data = pq.read_table(options.test).to_pydict()
     rng = random.Random(options.seed)
@@ -178,18 +187,18 @@ def main() -> None:
         pools[label].append(text)
     for pool in pools:
         rng.shuffle(pool)
-    toxic = [t for t in pools[1] if len(t) <= options.longest][: 3 * options.toxic]
-    toxic = [t for t, c in zip(toxic, caught(raw, toxic), strict=True) if c][: options.toxic]
+    toxic = [t for t in pools[1] if len(t) <= options.longest][: 2 * options.toxic]
+    toxic = [t for t, c in zip(toxic, raw(toxic), strict=True) if c][: options.toxic]
     insults = [t for t in toxic if any(w.lower() in words for w in _WORD.findall(t))]
     table: dict[str, dict[str, float]] = {}
     for name, how in DISGUISES.items():
         everything = [disguised(t, how, None, i) for i, t in enumerate(toxic)]
         only = [disguised(t, how, words, i) for i, t in enumerate(insults)]
         table[name] = {
-            "all": _share(caught(screener, everything)),
-            "all, raw": _share(caught(raw, everything)),
-            "insults": _share(caught(screener, only)),
-            "insults, raw": _share(caught(raw, only)),
+            "all": _share(caught(everything)),
+            "all, raw": _share(raw(everything)),
+            "insults": _share(caught(only)),
+            "insults, raw": _share(raw(only)),
         }
     dump = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()
     dump = [t for t in dict.fromkeys(dump) if t and t.strip() and len(t) <= options.longest]
@@ -198,12 +207,11 @@ def main() -> None:
         "labelled clean": pools[0][: options.clean],
         "dump": rng.sample(dump, min(options.clean, len(dump))),
     }.items():
-        before = caught(raw, texts)
         clean[name] = {
             "comments": len(texts),
             "read twice": _share([screener.reveal(t) != t for t in texts]),
-            "flagged, raw": _share(before),
-            "flagged": _share(caught(screener, texts)),
+            "flagged, raw": _share(raw(texts)),
+            "flagged": _share(caught(texts)),
         }
     result: dict[str, Any] = {
         "benchmark": "obfuscation",
@@ -248,7 +256,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--threshold", type=float, help="default: the bundle's")
     parser.add_argument("--toxic", type=int, default=500)
-    parser.add_argument("--clean", type=int, default=3000, help="comments of each kind")
+    parser.add_argument("--clean", type=int, default=2000, help="comments of each kind")
     parser.add_argument("--longest", type=int, default=400, help="characters of a comment")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)

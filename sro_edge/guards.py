@@ -5,10 +5,27 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from sro_edge.segments import protected
+from sro_edge.negation import keeps_negation
+from sro_edge.segments import protected, quoted
 
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_LEFT_OVER = re.compile(r"[\s,;:-]*[,;:-][\s,;:-]*(?=[.!?…]*$)")  # before the closing mark
+# A word with a digit in it, its sign, currency, per cent, and what dates and times are joined by.
+_NUMBER = re.compile(r"(?:(?<!\w)[-−+])?[$€£¥#]?\w+(?:[.,:/-]\d\w*)*%?")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_SMALL_NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen twenty"
+)
+_TENS = "thirty forty fifty sixty seventy eighty ninety"
+_VALUES = {word: str(value) for value, word in enumerate(_SMALL_NUMBERS.split())}
+_VALUES |= {word: str(10 * value) for value, word in enumerate(_TENS.split(), 3)}
+del _VALUES["one"]  # mostly a pronoun
+_WORDED = re.compile(
+    rf"\b(?:(?:{'|'.join(_VALUES)}|(?:mon|tues|wednes|thurs|fri|satur|sun)day|january|february|april"
+    r"|june|july|august|september|october|november|december|today|tomorrow|yesterday|tonight)\b"
+    r"|(?:hundred|thousand|million|billion|trillion|dozen)(?=s?\b))",
+    re.IGNORECASE,
+)
+_TYPOGRAPHY = str.maketrans(dict.fromkeys("“”„‘’«»–—…", " "))
 _REFUSAL = re.compile(
     r"\b(?:as an ai|language model|i (?:can(?:no|')t|am unable to|won't) "
     r"(?:help|assist|rewrite|fulfil|comply|provide)|i'm sorry,? but|i apologi[sz]e,? but)\b",
@@ -18,7 +35,11 @@ _REFUSAL = re.compile(
 
 def tidy(answer: str, comment: str) -> str:
     """``answer`` without a separator left over at either end, closed as ``comment`` was closed."""
-    text = _LEFT_OVER.sub("", answer.strip().lstrip(",;:.- "))
+    text = answer.strip().lstrip(",;:.- ")
+    body = text.rstrip(".!?…")
+    left = body.rstrip(",;:- \t\n")
+    if any(mark in ",;:-" for mark in body[len(left) :]):
+        text = left + text[len(body) :]
     end = comment.rstrip()[-1:]
     if text and end in {".", "!", "?", "…"} and text[-1].isalnum():
         text += end
@@ -33,13 +54,35 @@ def is_refusal(answer: str, comment: str) -> bool:
 def survives(answer: str, comment: str) -> bool:
     """Whether what must survive of ``comment`` stands in ``answer``, and nothing foreign came in.
 
-    URLs, handles, e-mail addresses and emoji must be there, numbers must be the very same, and a
+    URLs, handles, e-mail addresses and emoji must be there; numbers, dates, number words ("one" is
+    none) and quoted text must be the very same; no negation may flip (:mod:`sro_edge.negation`); a
     word with letters beyond ASCII must come from the comment: small models garble these.
     """
     lost = Counter(protected(comment)) - Counter(protected(answer))
-    same_numbers = Counter(_NUMBER.findall(comment)) == Counter(_NUMBER.findall(answer))
-    foreign = {w for w in answer.lower().split() if not w.isascii()}
-    return not lost and same_numbers and foreign <= set(comment.lower().split())
+    foreign = {w for w in answer.lower().translate(_TYPOGRAPHY).split() if not w.isascii()}
+    return (
+        not lost
+        and foreign <= set(comment.lower().translate(_TYPOGRAPHY).split())
+        and numbers(comment) == numbers(answer)
+        and keeps_quotes(answer, comment)
+        and keeps_negation(answer, comment)
+    )
+
+
+def numbers(text: str) -> Counter[str]:
+    """Numbers, dates and number words of ``text``; "two" is the same as "2"."""
+    found = (n for n in _NUMBER.findall(text) if any(map(str.isdigit, n)))
+    digits = (_THOUSANDS.sub("", n.lower()) for n in found)
+    words = (word.lower() for word in _WORDED.findall(text))
+    return Counter([*digits, *(_VALUES.get(word, word) for word in words)])
+
+
+def keeps_quotes(answer: str, comment: str) -> bool:
+    """Whether the same words are quoted; letter case, white space and kind of quotes may differ."""
+    before, after = (
+        Counter(" ".join(q.lower().split()) for q in quoted(text)) for text in (comment, answer)
+    )
+    return before == after
 
 
 def is_degenerate(answer: str, comment: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Piece:
-    """A toxic span on its way: what it was, and what it became."""
+    """A toxic span on its way: what it was, without disguise, and what it became."""
 
     span: Span
     text: str
@@ -34,6 +35,7 @@ class Job:
     text: str
     toxicity: float
     embedding: Floats | None = None  # (d,), of the comment
+    reveal: Callable[[str], str] = str  # sees through disguised words
     # (toxicity, sentence), worst first: parts that no rewriting has touched yet
     untouched: list[tuple[float, Span]] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
@@ -43,14 +45,15 @@ class Job:
     def take_next(self) -> None:
         """Make the most toxic untouched sentence a piece to rewrite."""
         span = self.untouched.pop(0)[1]
-        self.pieces.append(Piece(span, span.of(self.text)))
+        self.pieces.append(Piece(span, self.reveal(span.of(self.text))))
 
     def assembled(self, mask: str | None = None) -> str:
         """The comment with its rewritten pieces, or with ``mask`` in the place of each piece."""
         out, end = [], 0
         for piece in sorted(self.pieces, key=lambda p: p.span.start):
             new = mask if mask is not None else piece.answer
-            out += [self.text[end : piece.span.start], piece.text if new is None else new]
+            old = piece.span.of(self.text)
+            out += [self.text[end : piece.span.start], old if new is None else new]
             end = piece.span.end
         return "".join([*out, self.text[end:]])
 

@@ -15,6 +15,9 @@ from typing import Any
 
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
+# What chat templates part texts with: <|im_end|>, <s>, </s>, <start_of_turn>, [INST], <<SYS>>.
+_CONTROL = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>|</?(?:start|end)_of_turn>|\[/?inst\]|<</?sys>>")
+_PHRASE = 12  # characters of a template's line that nobody writes by chance
 
 # What a chat model is asked to do; the comment follows.
 INSTRUCTION = (
@@ -66,6 +69,15 @@ class PromptTemplate:
     def encode_text(self, text: str, tokenize: Tokenize) -> list[int]:
         """Token ids of a comment or an answer alone, control tokens never parsed."""
         return tokenize(self.lead + self.normalise(text), False)
+
+    def leaks(self, answer: str, comment: str) -> bool:
+        """Whether ``answer`` shows control tokens or template text that ``comment`` does not."""
+        given = comment.lower()
+        shown = {m.group() for m in _CONTROL.finditer(answer.lower())}
+        phrases = [part.strip() for part in _CONTROL.split(f"{self.prefix}\n{self.suffix}".lower())]
+        lines = {line.strip() for part in phrases for line in part.splitlines()}
+        shown |= {line for line in lines if len(line) >= _PHRASE and line in answer.lower()}
+        return any(text not in given for text in shown)
 
     def restore(self, answer: str, comment: str) -> str:
         """The model's answer in the comment's letter case."""

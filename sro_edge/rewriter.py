@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import deletions
-from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
+from sro_edge.guards import is_degenerate, is_refusal, keeps_quotes, survives, tidy
 from sro_edge.job import Job, Piece, free_spans
 from sro_edge.screener import Scores, passes
 
@@ -191,7 +191,7 @@ class Rewriter:
                 )
             else:
                 embedding = None if before.embedding is None else before.embedding[i]
-                jobs[i] = Job(text, toxicity, embedding)
+                jobs[i] = Job(text, toxicity, embedding, self.screener.reveal)
         self._find_pieces(list(jobs.values()))
         for attempt in range(self.max_attempts + 1):
             self._round([j for j in jobs.values() if not j.done], attempt)
@@ -224,7 +224,7 @@ class Rewriter:
         whole = [j for j in jobs if j.pieces and all(p.answer for p in j.pieces)]
         self._settle(whole)
         for job in whole:
-            if job.done:
+            if job.done or any(p.answer is None for p in job.pieces):
                 continue
             # Every piece passes and the whole does not: touch one more sentence, or start over.
             if job.untouched:
@@ -265,18 +265,18 @@ class Rewriter:
 
     def _pick(self, pieces: Sequence[Piece], candidates: dict[str, list[str]], engine: str) -> None:
         """Give each piece its best passing candidate by (1 - toxicity) x similarity x fluency."""
-        usable = {
-            t: [
-                c
-                for c in found
-                if survives(c, t) and not is_degenerate(c, t) and not is_refusal(c, t)
-            ]
+        leaks = self.bundle.prompt.leaks
+        sound = {
+            t: [c for c in found if not (is_degenerate(c, t) or is_refusal(c, t) or leaks(c, t))]
             for t, found in candidates.items()
         }
+        usable = {t: [c for c in found if survives(c, t)] for t, found in sound.items()}
         texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))
         scores, row = self.screener.score(texts), {t: i for i, t in enumerate(texts)}
         for piece in pieces:
             best = 0.0
+            if sound[piece.text] and not usable[piece.text]:
+                piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
                 value, reason = self._value(scores, row[piece.text], row[answer], engine)
                 if value > best:
@@ -309,13 +309,20 @@ class Rewriter:
         return max(value, 1e-9), None
 
     def _settle(self, jobs: Sequence[Job]) -> None:
-        """Re-screen whole comments whose pieces are all rewritten; done are those that pass."""
+        """Re-screen whole comments whose pieces are all rewritten; done are those that pass.
+
+        Where a quotation over several sentences broke, they are to be rewritten again.
+        """
         if not jobs:
             return
         new = [job.assembled() for job in jobs]
         scores = self.screener.score(new)
         for i, (job, text) in enumerate(zip(jobs, new, strict=True)):
             toxicity = float(scores.toxicity[i])
+            if not keeps_quotes(*map(self.screener.reveal, (text, job.text))):
+                for piece in job.pieces:
+                    piece.answer, piece.reason = None, "meaning"
+                continue
             if not passes(toxicity, self.thresholds.toxicity):
                 continue
             similarity = None

@@ -1,4 +1,4 @@
-"""Long comment -> spans with offsets; and what must survive a rewrite (URLs, handles, emoji)."""
+"""Long comment -> spans with offsets; and what must survive a rewrite (URLs, quotes, emoji)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ _PROTECTED = re.compile(
     | (?:[\u2600-\u27bf\U0001f000-\U0001faff][\ufe0f\u200d]*)+   # emoji and their joiners
     """,
     re.VERBOSE | re.IGNORECASE,
+)
+
+# Straight double quotes pair up one after the other, but not the sign for inches; a single quote is
+# an apostrophe unless it opens before a word, which is no contraction's end, and closes after one.
+_QUOTED = re.compile(
+    r"""
+      (?<!\d)"([^"\n]{1,400})"
+    | “([^“”\n]{1,400})”  | „([^„“”\n]{1,400})[“”]  | «([^«»\n]{1,400})»
+    | ‘([^‘’\n]{1,200}(?:’\w[^‘’\n]{0,80}){0,4})’(?!\w)
+    | (?<![\w'])'(?=\w)(?!(?:s|t|m|d|re|ve|ll)\b)
+      ([^'\n]{1,200}(?:'\w[^'\n]{0,80}){0,4})(?<=[\w.,!?…])'(?!\w)
+    | `([^`\n]{1,400})`
+    """,
+    re.VERBOSE,
 )
 
 
@@ -83,3 +97,8 @@ def protected_spans(text: str, within: Span) -> list[Span]:
 def protected(text: str) -> list[str]:
     """URLs, e-mail addresses, @handles, r/forums and emoji in ``text``, in order."""
     return [span.of(text) for span in protected_spans(text, Span(0, len(text)))]
+
+
+def quoted(text: str) -> list[str]:
+    """What stands in quotation marks or backticks in ``text``, without them, in order."""
+    return [found for m in _QUOTED.finditer(text) if (found := m[m.lastindex or 0].strip())]

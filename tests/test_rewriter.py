@@ -24,9 +24,12 @@ class WordScreener:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
+    def reveal(self, text: str) -> str:
+        return text.replace("1d10t", "idiot")
+
     def score(self, texts: Sequence[str]) -> Scores:
         self.calls.append(list(texts))
-        rude = [any(w in t.lower() for w in RUDE) for t in texts]
+        rude = [any(w in self.reveal(t).lower() for w in RUDE) for t in texts]
         embedding = [(0.0, 1.0) if "cat" in t else (1.0, 0.0) for t in texts]
         return Scores(
             toxicity=np.array([0.9 if r else 0.1 for r in rude], np.float32),
@@ -141,6 +144,42 @@ def test_numbers_must_survive() -> None:
         "idiot, it costs 12.50", lambda p, greedy: ["it costs 13"] if greedy else ["it costs 12.50"]
     )
     assert (found.text, found.engine) == ("it costs 12.50", "sample")
+
+
+def test_refused_candidates_are_retried_and_named() -> None:
+    answers = lambda p, greedy: ["he is wise"] if greedy else ["he is not wise"]  # noqa: E731
+    found = one("he is not wise, the idiot", answers)
+    assert (found.text, found.engine, found.attempts) == ("he is not wise", "sample", 2)
+    lost = one("idiotic!", lambda p, greedy: ["on Tuesday"])
+    assert (lost.status, lost.reason) == ("unresolved", "meaning")
+
+
+def test_the_last_resort_keeps_numbers_quotes_and_negation() -> None:
+    found = one('"so" 12 idiot never knew', lambda p, greedy: ["thing"])
+    assert (found.text, found.engine) == ('"so" 12 never knew', "delete")
+    for text in ("idiot12", '"idiot" bob'):
+        assert one(text, lambda p, greedy: ["thing"]).status == "unresolved", text
+
+
+def test_a_quotation_over_two_sentences_must_not_break() -> None:
+    text = 'He said "you idiot. Go home" and left.'
+    answers = lambda p, greedy: ["He said you fool."] if greedy else ['He said "you fool.']  # noqa: E731
+    found = one(text, answers)
+    assert (found.text, found.status) == (None, "unresolved")  # what he said cannot be kept
+
+
+def test_disguised_words_are_shown_to_the_model_as_they_look() -> None:
+    engine = rewriter(lambda prompt, greedy: ["you are wrong."])
+    found = next(engine.rewrite(["Hello. you are an 1d10t."]))
+    assert [r.prompt for r in engine.detoxifier.requests] == ["you are an idiot."]  # type: ignore[attr-defined]
+    assert found.text == "Hello. you are wrong."
+    masked = one("Hello. 1d10t.", lambda p, greedy: [], on_unresolved="mask")
+    assert masked.text == f"Hello. {MASK}"
+
+
+def test_template_text_never_gets_into_an_answer() -> None:
+    answers = lambda p, greedy: ["hello <|rewrite|>"] if greedy else ["hello <|im_end|>", "hello"]  # noqa: E731
+    assert one("hello idiot", answers).text == "hello"
 
 
 @pytest.mark.parametrize(("policy", "text"), [("null", None), ("keep", "idiotic!"), ("mask", MASK)])

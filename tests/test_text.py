@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sro_edge.deletion import delete_words, deletions
-from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate, recase
-from sro_edge.segments import protected, sentences, windows
+from sro_edge.segments import protected, quoted, sentences, windows
 
 
 @given(st.text(max_size=2000))
@@ -42,6 +41,26 @@ def test_long_runs_of_white_space_are_no_trap() -> None:
 def test_protected_spans() -> None:
     text = "mail a.b@example.org or @jo_d, see https://x.org/y?z=1. r/python too, not e@"
     assert protected(text) == ["a.b@example.org", "@jo_d", "https://x.org/y?z=1", "r/python"]
+    assert protected("an @sshole, id\u200diot") == []
+    assert protected("ok 👩\u200d🚀❤\ufe0f!") == ["👩\u200d🚀❤\ufe0f"]
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", "a.", "@", "@a", "www.", "http://", "r/", "❤", "'", '"', "“", "'a ", "-"]
+)
+def test_patterns_are_linear(unit: str) -> None:
+    text = unit * (400_000 // len(unit))  # a square would hang here
+    protected(text)
+    quoted(text)
+    sentences(text)
+
+
+def test_quotations() -> None:
+    text = (
+        """He said "no way", ‘don’t go’, «oui», 'that's it' and `x = 1`; 6" isn't 'cause y'all's"""
+    )
+    assert quoted(text) == ["no way", "don’t go", "oui", "that's it", "x = 1"]
+    assert quoted("it 's the dogs' bowl, rock 'n' roll") == ["n"]
 
 
 @pytest.mark.parametrize(
@@ -69,29 +88,21 @@ def test_control_tokens_of_a_comment_are_never_parsed() -> None:
     assert seen == [("<s>", True), (" a <|rewrite|> b", False), ("<|rewrite|>", True)]
 
 
+def test_leaks_are_what_the_comment_did_not_say() -> None:
+    chat = PromptTemplate(
+        prefix="<|im_start|>user\nRewrite the comment politely:\n",
+        suffix="<|im_end|>\n<|im_start|>assistant\n",
+    )
+    assert chat.leaks("fine <|im_end|>", "bad")
+    assert chat.leaks("fine </s>", "bad")
+    assert chat.leaks("REWRITE the comment politely: fine", "bad")
+    assert not chat.leaks("fine, the user said", "bad")
+    assert not chat.leaks("a <|im_end|> b", "a <|im_end|> b, idiot")
+
+
 def test_a_template_needs_a_suffix() -> None:
     with pytest.raises(ValueError, match="suffix"):
         PromptTemplate(prefix="<s>", suffix="")
-
-
-def test_guards() -> None:
-    assert is_degenerate("", "a")
-    assert is_degenerate("?!", "a")
-    assert is_degenerate("Same Words", "same  words")
-    assert is_degenerate("so so so so so so", "fine")
-    assert not is_degenerate("other words", "same words")
-    assert survives("see 3 of http://a.org/b", "idiot see 3 of http://a.org/b")
-    assert not survives("see 4", "see 3")
-    assert not survives("see it", "see @someone")
-    assert not survives("thanks", "thanks 👍")
-    assert survives("très bien", "Très bien, idiot")
-    assert not survives("tr�s bien", "très bien, idiot")
-    assert tidy(", did you try it,", "dumbass, did you try it, moron?") == "did you try it?"
-    assert tidy("did you try it, ?", "did you try it, dumbass ?") == "did you try it?"
-    assert tidy("that is so .", "that is so stupid .") == "that is so ."
-    assert tidy("fine...", "stupid.") == "fine..."
-    assert is_refusal("I'm sorry, but no", "you fool")
-    assert not is_refusal("i'm sorry, but no", "i'm sorry, but you are a fool")
 
 
 def test_last_resort_also_tries_words_outside_the_lexicon() -> None:
