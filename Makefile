@@ -55,7 +55,11 @@ build/optimum/.ready: constraints-optimum.txt
 	build/optimum/bin/python -m pip install -q -r constraints-optimum.txt
 	touch $@
 
-drills: $(VENV)/.dev  ## what takes minutes: bundles fuzzed for ten, an export killed at random
+drills: $(VENV)/.dev  ## what takes minutes: runs and exports killed, a soak, bundles fuzzed for ten
+	$(BIN)/python tests/drills/kill_and_resume.py
+	$(BIN)/python tests/drills/same_bytes.py
+	$(BIN)/python tests/drills/gigabyte_group.py
+	$(BIN)/python tests/drills/soak.py
 	$(BIN)/python tests/drills/fuzz_bundles.py
 	$(BIN)/python tests/drills/kill_export.py
 

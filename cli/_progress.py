@@ -135,12 +135,12 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        """The clock starts with the first report, which is before the first row."""
+        """The clock starts with the last report before the first row of this run."""
         self._began: tuple[float, int] | None = None
 
     def rate(self, state: Progress, now: float) -> float:
         """Rows a second at the time ``now``; 0 before the first unit is done."""
-        if self._began is None:
+        if self._began is None or state.rows <= state.resumed:
             self._began = (now, state.rows)
         since, rows = now - self._began[0], state.rows - self._began[1]
         return rows / since if since > 0 else 0.0
@@ -161,9 +161,11 @@ def progress_line(state: Progress, rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes, or hours and minutes."""
+    """Seconds, minutes and seconds, minutes, or hours and minutes."""
     if seconds < 100:
         return f"{seconds:.0f} s"
+    if seconds < 600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 

@@ -2,7 +2,7 @@
 
     lock              held by the one process that works here
     state.json        what the run was asked to do; the manifest, once the output is complete
-    unit-000000.parquet …  the new columns of the rows finished so far, in order
+    unit-00000000.parquet …  the new columns of the rows finished so far, in order
     result            the complete output, a file or a folder, until it is moved to its place
 
 Every file is written under another name, flushed to disk and renamed, so a file that is there is
@@ -149,7 +149,7 @@ class Units:
     """The finished units of a work folder.
 
     Attributes:
-        files: their files, in row order.
+        count: how many there are.
         rows: rows in them.
     """
 
@@ -163,35 +163,42 @@ class Units:
             rows: rows of all units together, in the end.
         """
         self._work = work
-        self.files: list[Path] = []
-        self.rows = 0
+        self.count = self.rows = 0
         while self.rows < rows:
-            file = self._file(len(self.files))
-            if _unit_rows(file, schema) != min(unit_rows, rows - self.rows):
+            if _unit_rows(self.file(self.count), schema) != min(unit_rows, rows - self.rows):
                 break
-            self.files.append(file)
+            self.count += 1
             self.rows += min(unit_rows, rows - self.rows)
+        last = self.file(self.count).name
         with work.writing():  # a unit behind a gap is done again
-            for stray in set(work.path.glob("unit-*.parquet")) - set(self.files):
-                stray.unlink()
+            for stray in work.path.glob("unit-*.parquet"):
+                if stray.name >= last:
+                    stray.unlink()
+
+    @property
+    def files(self) -> Iterator[Path]:
+        """Their files, in row order."""
+        return (self.file(number) for number in range(self.count))
+
+    def file(self, number: int) -> Path:
+        """The file of the unit with this number, from 0."""
+        return self._work.path / f"unit-{number:08d}.parquet"
 
     def add(self, columns: pa.Table) -> None:
         """Keep the new columns of the next rows for good."""
-        target = self._file(len(self.files))
+        target = self.file(self.count)
         with self._work.writing(), durable(target) as temporary:
             pq.write_table(columns, temporary, compression="zstd")
-        self.files.append(target)
+        self.count += 1
         self.rows += columns.num_rows
 
     def drop_last(self) -> None:
         """Forget the last unit, so that it is done again."""
-        file = self.files.pop()
+        file = self.file(self.count - 1)
         self.rows -= pq.read_metadata(file).num_rows
         with self._work.writing():
             file.unlink()
-
-    def _file(self, number: int) -> Path:
-        return self._work.path / f"unit-{number:06d}.parquet"
+        self.count -= 1
 
 
 def folder_of(output: Path) -> Path:

@@ -126,21 +126,20 @@ class Run:
 
     def annotate(self, units: Units) -> None:
         """Fill the new columns of every row that no finished unit holds."""
-        kept, self.resumed = list(units.files), units.rows
+        kept, self.resumed = units.files, units.rows
         self.tell()
         comments = self.source.comments()
         while unit := list(islice(comments, self.options.unit_rows)):
             texts = [comment.text for comment in unit]
-            if kept:
-                rows = self.answers.recall(read(kept.pop(0)), texts)
+            if (done := next(kept, None)) is not None:
+                rows = self.answers.recall(read(done), texts)
             else:
                 rows = self.answers.give(texts)
                 units.add(self.table(rows, unit))
                 self.give_up(units)
             for row, comment in zip(rows, unit, strict=True):
                 self.tally.add(row, comment)
-            if not kept:
-                self.tell()
+            self.tell()
         self.check_unchanged()
         if self.tally.rows != self.source.rows:
             raise RuntimeError(f"{self.source.rows} comments gave {self.tally.rows} results")

@@ -62,4 +62,6 @@ def load(bundle: str | None = None, **asked: Any) -> Toy:
         raise BundleError("broken is no bundle")
     if bundle == "abort":
         os.abort()
-    return Toy(threshold=asked.get("threshold") or 0.5)
+    toy = Toy(threshold=asked.get("threshold") or 0.5)
+    toy.name = bundle or toy.name
+    return toy

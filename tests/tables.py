@@ -34,9 +34,10 @@ class FakeRewriter:
     interrupt_at: int | None = None
     at_end: Callable[[], None] = lambda: None
     seen: list[str | None] = field(default_factory=list)
+    name: str = "fake"
 
     def settings(self) -> dict[str, Any]:
-        return {"bundle": "fake", "thresholds": {"toxicity": self.threshold}, "seed": 0}
+        return {"bundle": self.name, "thresholds": {"toxicity": self.threshold}, "seed": 0}
 
     def rewrite(self, texts: Iterable[str | None]) -> Iterator[Rewrite]:
         chunk: list[str | None] = []
