@@ -109,6 +109,9 @@ def show_summary(summary: Summary) -> None:
     """A table of what was done, then some pairs of comment and rewrite, on stderr."""
     console = stderr()
     console.print(_counts(summary))
+    if summary.columns and summary.columns[0][-1].isdigit():
+        last = summary.columns[0].rpartition("_")[2]
+        console.print(f"The input has columns of our names: the new ones end in _{last}.")
     if summary.examples:
         console.print(_pairs(summary.examples))
 

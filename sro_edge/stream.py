@@ -41,6 +41,7 @@ def annotate_stream(
         unresolved = tally.statuses["unresolved"]
         hooks.progress(Progress(tally.rows, None, 0, tally.toxic, unresolved))
 
+    tell()
     for batch in _batches(source, options.unit_rows, tell):
         batch = batch[: None if options.limit is None else options.limit - number]
         wheres = [f"line {number + n}" for n in range(1, len(batch) + 1)]

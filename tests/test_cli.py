@@ -135,6 +135,12 @@ def test_rewrite_errors(
     assert [p.name for p in Path().iterdir()] == ["comments.parquet"]
 
 
+def test_an_output_as_input(comments: Path, fake: FakeRewriter) -> None:
+    run("rewrite", comments)
+    result = run("rewrite", "comments.detox.parquet", "again.parquet")
+    assert "the new ones end in _2." in result.stderr
+
+
 def test_output_that_exists(comments: Path, fake: FakeRewriter) -> None:
     run("rewrite", comments)
     assert "--overwrite" in run("rewrite", comments, code=1).stderr

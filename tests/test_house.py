@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 HEAVY = {"torch", "transformers", "peft", "trl", "safetensors", "sklearn", "accelerate"}
-RUNTIME = sorted((ROOT / "sro_edge").glob("*.py"))
+RUNTIME = sorted([*(ROOT / "sro_edge").glob("*.py"), *(ROOT / "sro_edge/formats").glob("*.py")])
 
 
 def imports(file: Path, *, deferred: bool = True) -> Iterator[str]:

@@ -74,6 +74,19 @@ def test_a_second_interruption_stops_at_once(dump: Path, running: subprocess.Pop
     assert not dump.with_name("in.detox.parquet.partial").exists()
 
 
+def test_a_stream_that_waits_is_interrupted() -> None:
+    with command("rewrite", "-", stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b'{"text": "stupid"}\n')
+        child.stdin.flush()
+        assert b'"text_detox":"odd"' in child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=60) == 130
+        assert child.stderr is not None
+        assert b"Interrupted after 1 lines; give those behind them" in child.stderr.read()
+
+
 def test_two_runs_on_one_output(dump: Path, running: subprocess.Popen[bytes]) -> None:
     with command("rewrite", dump) as second:
         _, err = second.communicate(timeout=60)

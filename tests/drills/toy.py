@@ -24,13 +24,15 @@ main()
 WORDS = "the a idea of my friend was very good bad and not so thanks people point wrong".split()
 
 
-def command(*words: object, **toy: object) -> subprocess.Popen[bytes]:
+def command(
+    *words: object, stdin: int = subprocess.DEVNULL, **toy: object
+) -> subprocess.Popen[bytes]:
     """Start ``sro-edge`` with the toy engine; ``toy`` becomes ``SRO_EDGE_TOY_*``."""
     env = {**os.environ, "PYTHONPATH": str(TESTS)}
     env |= {f"SRO_EDGE_TOY_{name.upper()}": str(value) for name, value in toy.items()}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *map(str, words)],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=stdin,
     )  # fmt: skip
 
 
