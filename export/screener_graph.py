@@ -101,7 +101,7 @@ def load_screener(run: Run, toxic_label: str | None = None) -> Screener:
 
     Raises:
         ExportError: no label, or more than one, can be the toxic one; or unusable thresholds.
-        ModelError: the weights or a fast tokenizer is missing.
+        ModelError: the weights or a fast tokenizer is missing, or they do not belong together.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -125,6 +125,7 @@ def load_screener(run: Run, toxic_label: str | None = None) -> Screener:
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"{run.model} has no tokenizer.json (a fast tokenizer), which is needed")
+    _check_sound(model, tokenizer, str(run.model))
     core = copy.deepcopy(tokenizer.backend_tokenizer)
     core.no_truncation()
     core.no_padding()
@@ -139,6 +140,23 @@ def load_screener(run: Run, toxic_label: str | None = None) -> Screener:
     limits = (_MAX_TOKENS, tokenizer.model_max_length, _positions(model))
     pad = tokenizer.pad_token_id
     return Screener(graph.eval(), core, _thresholds(run), 0 if pad is None else pad, min(limits))
+
+
+def _check_sound(model: Any, tokenizer: Any, where: str) -> None:
+    """Refuse weights that are no numbers, and a tokenizer of another model."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ModelError(
+                f"{where}: the weight {name} holds NaN or infinite numbers: the training run "
+                "diverged; train again with a lower learning rate"
+            )
+    highest = max(tokenizer.get_vocab().values())
+    rows = model.get_input_embeddings().num_embeddings
+    if highest >= rows:
+        raise ModelError(
+            f"{where}: the tokenizer has token ids up to {highest}, the model only {rows} "
+            "embeddings: they do not belong together"
+        )
 
 
 def find_toxic(labels: list[str], wanted: str | None) -> int:

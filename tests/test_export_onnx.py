@@ -272,6 +272,24 @@ def test_classifier_without_a_trained_head_is_refused(screener_run: Path, tmp_pa
         load_screener(open_run(tmp_path, "screener"))
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = make_classifier(id2label={0: "ok", 1: "toxic"})
+    model.classifier.weight.data[0, 0] = float("nan")
+    model.save_pretrained(tmp_path)
+    make_word_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"classifier\.weight holds NaN or infinite numbers"):
+        load_screener(open_run(tmp_path, "screener"))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    make_classifier(id2label={0: "ok", 1: "toxic"}).save_pretrained(tmp_path)
+    tokenizer = make_word_tokenizer()
+    tokenizer.add_tokens([f"word{n}" for n in range(300)])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="the model only 300 embeddings: they do not belong"):
+        load_screener(open_run(tmp_path, "screener"))
+
+
 def test_rounding_keeps_within_half_a_step_and_is_idempotent() -> None:
     matrix = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
     matrix[2] = 0

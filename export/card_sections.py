@@ -1,0 +1,125 @@
+"""Parts of a model card, told from the ``run.json`` of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_UNRECORDED = "Not recorded: it was exported from a plain model folder.\n"
+_KINDS = {
+    "sro": "Fine-tuned on unpaired texts against a toxicity screener, by Stackelberg response "
+    "optimization (SRO, arXiv 2410.20298)",
+    "warm-start": "Trained from nothing, to restore clean sentences that were noised with toxic "
+    "words",
+}
+_POLICY_FIGURES = {
+    "pass_rate": "share of answers that pass all gates",
+    "toxicity": "toxicity",
+    "similarity": "similarity to the comment",
+    "fluency": "fluency",
+    "quality": "(1 − toxicity) × similarity × fluency",
+}
+_SCREENER_FIGURES = {
+    "rows": "comments",
+    "toxic": "toxic",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "pr_auc": "PR-AUC",
+    "calibration_error": "calibration error",
+}
+
+
+def rewriter_section(record: dict[str, Any]) -> str:
+    """How the rewriter was made and what that changed."""
+    if not record:
+        return _UNRECORDED
+    text = [f"{_KINDS.get(record.get('kind', ''), 'Trained')}{_base(record)}."]
+    before, kept = record.get("before") or {}, record.get("kept") or {}
+    rows = []
+    for judge, who in (("eval", "the training screener"), ("judge", "an independent judge")):
+        for key, meaning in _POLICY_FIGURES.items():
+            name = f"{judge}/{key}"
+            if name in kept:
+                rows.append([f"{meaning}, by {who}", before.get(name), kept[name]])
+    if rows:
+        text.append("\nOn held-out toxic comments, one sampled answer each:\n")
+        text.append(table(["figure", "before", "after"], rows))
+    return "\n".join(text).rstrip() + "\n"
+
+
+def screener_section(record: dict[str, Any]) -> str:
+    """How the screener was made, and how it scores on each source of comments."""
+    if not record:
+        return _UNRECORDED
+    base = (record.get("config") or {}).get("base")
+    text = [f"Fine-tuned{f' from {base}' if base else ''} on labelled comments."]
+    for split, found in (record.get("metrics") or {}).items():
+        if isinstance(found, dict) and any(isinstance(row, dict) for row in found.values()):
+            rows = [
+                [source, *(row.get(key) for key in _SCREENER_FIGURES)]
+                for source, row in found.items()
+                if isinstance(row, dict)
+            ]
+            text.append(f"\nOn the {split} comments, by source:\n")
+            text.append(table(["source", *_SCREENER_FIGURES.values()], rows).rstrip())
+    return "\n".join(text).rstrip() + "\n"
+
+
+def data_section(records: dict[str, dict[str, Any]]) -> str:
+    """The files that the models were trained on, by model and use."""
+    rows = []
+    for model, record in records.items():
+        stages = [(model, record)]
+        if isinstance(record.get("base_run"), dict):
+            stages.append((f"{model}'s base", record["base_run"]))
+        for name, stage in stages:
+            for use, files in (stage.get("data") or {}).items():
+                rows.append([name, use, ", ".join(map(str, _listed(files)))])
+    return table(["model", "use", "files"], rows) if rows else "Not recorded.\n"
+
+
+def weakest_sources(record: dict[str, Any], count: int = 2) -> list[str]:
+    """The sources of comments on which the screener errs most, with its accuracy."""
+    dev = (record.get("metrics") or {}).get("dev") or {}
+    found = [
+        (row["accuracy"], source)
+        for source, row in dev.items()
+        if source != "all" and isinstance(row, dict) and "accuracy" in row
+    ]
+    return [f"{source} (accuracy {accuracy:.2f})" for accuracy, source in sorted(found)[:count]]
+
+
+def settings(record: dict[str, Any]) -> str:
+    """Every figure and setting of a ``run.json``, as a table."""
+    return table(["setting or figure", "value"], _flat(record, ""))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; None leaves a cell empty."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    shown = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return shown.replace("|", "\\|").replace("\n", " ")
+
+
+def _base(record: dict[str, Any]) -> str:
+    base = record.get("base") or (record.get("config") or {}).get("base")
+    kind = {True: ", as a LoRA adapter that was merged", False: ", all weights"}
+    return (f", from {base}" if base else "") + kind.get(record.get("lora"), "")
+
+
+def _listed(files: Any) -> list[Any]:
+    return files if isinstance(files, list) else [files]
+
+
+def _flat(record: dict[str, Any], prefix: str) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for key, value in record.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key} / ")
+        else:
+            rows.append([prefix + key, value])
+    return rows
