@@ -116,9 +116,9 @@ def _open(file: Path, longest: int) -> Any:
         # llama.cpp's threads spin while they wait: with none to spare, a busy machine crawls.
         threads=max(1, physical_cores() // 2),
         device="cpu",
-        sequences=_ROWS,
+        sequences=1,
         longest=longest,
-        cells=longest + _ROWS,
+        rows=_ROWS,
     )
     return closing(llama)
 
@@ -127,11 +127,11 @@ def _llama_logits(llama: Llama, ids: list[int]) -> Floats:
     """Logits (T, V) after each token of one sequence."""
     found = []
     for start in range(0, len(ids), _ROWS):
+        part = ids[start : start + _ROWS]
         llama.batch.clear()
-        for position, token in enumerate(ids[start : start + _ROWS], start):
-            llama.batch.add([token], position, 0, True)
-        found.append(llama.decode())
-    llama.drop_all()
+        llama.batch.add(part, start, 0, rows=len(part))
+        found.append(llama.decode().copy())
+    llama.drop(0)
     return np.concatenate(found)
 
 

@@ -2,28 +2,28 @@
 
 Every step sends one batch to llama.cpp that mixes prompts being read with answers being written
 (continuous batching): a slot whose answer ends takes the next work at once. The samples of one
-request share one reading of its prompt. A candidate depends on its request only, not on what else
-is in flight, but for the last bits of float arithmetic.
+request share one reading of its prompt, all prompts one reading of the template's prefix, and a
+request that comes again finds its prompt where no other took the slot. Where few answers are in
+flight, the comment is their draft (:mod:`sro_edge.lookup`). A candidate depends on its request
+only, not on what else is in flight, but for the last bits of float arithmetic; q8_0 and q4_0 models
+on a CPU have not even those (:class:`sro_edge.llama.Llama`).
 """
 
 from __future__ import annotations
 
-import random
-from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from sro_edge.errors import ModelError
-from sro_edge.llama import Floats, Llama, physical_cores
+from sro_edge.flight import Flight, Job
+from sro_edge.llama import Llama, physical_cores
+from sro_edge.lookup import Depth
 from sro_edge.prompt import PromptTemplate
 
-_MAX_SLOTS = 128  # llama.cpp keeps 256 sequences; a slot needs one, and one to hold its prompt
+_MAX_SLOTS = 128  # llama.cpp keeps 256 sequences, and some hold prompts
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,11 @@ class Candidate:
         text: the answer, in the comment's letter case where the template asks for it.
         tokens: its length, without the end token.
         finished: False when it was cut off at the limit.
-        logprob: mean log-probability per token under the model, at temperature 1.
     """
 
     text: str
     tokens: int
     finished: bool
-    logprob: float
 
 
 class Detoxifier:
@@ -84,6 +82,10 @@ class Detoxifier:
         slots: answers written at the same time.
         max_prompt_tokens: longer prompts get no candidate.
         max_new_tokens: limit of every answer.
+        deterministic: give llama.cpp batches of fixed shapes, which is slower: what else is in
+            flight then changes not even the last bits of an answer, whatever the weights' type.
+        lookup: let the comment be the draft of its answer where that is faster; the answers are
+            the same without.
 
     Raises:
         BundleError: llama.cpp cannot read the file.
@@ -100,26 +102,38 @@ class Detoxifier:
         slots: int = 16,
         max_prompt_tokens: int = 256,
         max_new_tokens: int = 128,
+        deterministic: bool = False,
+        lookup: bool = True,
     ) -> None:
         """Load the model."""
         if not 1 <= slots <= _MAX_SLOTS:
             raise ModelError(f"slots must be 1 to {_MAX_SLOTS}, not {slots}")
-        longest = max_prompt_tokens + max_new_tokens
         self.template = template
         self.slots = slots
         self.max_prompt_tokens = max_prompt_tokens
         self.max_new_tokens = max_new_tokens
+        holders = -(-slots // 4)  # sequences that keep prompts of which samples are yet to begin
+        rows = max(64, 2 * slots)  # answers and guesses of one step
         self._llama = Llama(
             Path(path),
             threads=threads or physical_cores(),
             device=device,
-            sequences=2 * slots,
-            longest=longest,
-            cells=slots * longest,
+            sequences=slots + holders + 1,
+            longest=max_prompt_tokens + max_new_tokens,
+            rows=rows + slots,
         )
         self._running = False
-        framed = len(template.encode("", self.tokenize))
-        self._frame = framed - len(template.encode_text("", self.tokenize))
+        prefix = self.tokenize(template.prefix, True)
+        suffix = self.tokenize(template.suffix, True)
+        self._flight = Flight(
+            self._llama,
+            Depth(rows if lookup and self._llama.can_cut and not deterministic else 0),
+            prefix=prefix,
+            slots=slots,
+            holders=holders,
+            fixed=deterministic,
+        )
+        self._frame = len(prefix), len(suffix)
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Token ids of ``text``; control tokens in it are recognised only on ``parse_special``."""
@@ -139,11 +153,11 @@ class Detoxifier:
             raise RuntimeError(f"this Detoxifier {state}; make another one")
         self._running = True
         try:
-            yield from self._run(iter(requests))
+            jobs = (self._prepare(request) for request in requests)
+            for job in self._flight.run(jobs):
+                yield job.request, self._candidates(job)
         finally:
             self._running = False
-            if not self._llama.closed:
-                self._llama.drop_all()
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
@@ -162,204 +176,25 @@ class Detoxifier:
         """Close it."""
         self.close()
 
-    def _run(self, requests: Iterator[Request]) -> Iterator[tuple[Request, list[Candidate]]]:
-        free = [_Slot(number) for number in reversed(range(self.slots))]
-        active: list[_Slot] = []
-        forks: deque[_Job] = deque()  # jobs whose prompt is held and whose samples wait for a slot
-        while True:
-            self._hold_prompts(active, forks)
-            while free and forks:
-                active.append(self._fork(free.pop(), forks))
-            while free and (request := next(requests, None)) is not None:
-                job = self._prepare(request)
-                if job is None:
-                    yield request, []
-                else:
-                    active.append(free.pop().begin(job))
-            if not active:
-                return
-            ready, logits = self._decode(active)
-            for slot, token, logprob in _sample(logits, ready):
-                slot.take(token, logprob, end=token in self._llama.end_tokens)
-                if slot.done:
-                    active.remove(slot)
-                    free.append(slot)
-                    yield from self._finish(slot)
-
-    def _prepare(self, request: Request) -> _Job | None:
-        """The request with its prompt's tokens; None where they are too many, or none at all."""
+    def _prepare(self, request: Request) -> Job:
+        """The request with its tokens; with no samples where they are too many, or none at all."""
         prompt = self.template.encode(request.prompt, self.tokenize)
-        comment = len(prompt) - self._frame
-        if not comment or len(prompt) > self.max_prompt_tokens:
-            return None
+        before, after = self._frame
+        comment = prompt[before : len(prompt) - after]
+        fits = comment and len(prompt) <= self.max_prompt_tokens
         limit = min(request.max_new_tokens or self.max_new_tokens, self.max_new_tokens)
-        return _Job(request, prompt, min(limit, int(1.5 * comment) + 16))
-
-    def _hold_prompts(self, active: list[_Slot], forks: deque[_Job]) -> None:
-        """Keep every shared prompt that was just read, all but its last token.
-
-        Each sample then reads that last token for itself, which gives it its first logits.
-        """
-        for slot in active:
-            if not slot.feed:
-                job = slot.job
-                job.holder = self.slots + slot.number
-                self._llama.copy(slot.number, job.holder)
-                slot.feed = job.prompt[-1:]
-                forks.append(job)
-
-    def _fork(self, slot: _Slot, forks: deque[_Job]) -> _Slot:
-        """Begin the next sample of the first waiting job, on the prompt that it holds."""
-        job = forks[0]
-        slot.begin(job, held=len(job.prompt) - 1)
-        self._llama.copy(job.holder, slot.number)
-        if job.begun == job.request.samples:
-            # No prompt is read while jobs wait here, so the holder's number is free again in time.
-            self._llama.drop(job.holder)
-            forks.popleft()
-        return slot
-
-    def _decode(self, active: list[_Slot]) -> tuple[list[_Slot], Floats]:
-        """Feed what the slots have to feed; return those that now sample, and logits (R, V)."""
-        ready = []
-        batch = self._llama.batch
-        batch.clear()
-        for slot in sorted(active, key=lambda slot: len(slot.feed)):  # answers before prompts
-            taken = batch.add(slot.feed, slot.position, slot.number, slot.samples_next)
-            slot.position += taken
-            slot.feed = slot.feed[taken:]
-            if not slot.feed and slot.position >= len(slot.job.prompt):
-                ready.append(slot)
-        return ready, self._llama.decode()
-
-    def _finish(self, slot: _Slot) -> Iterator[tuple[Request, list[Candidate]]]:
-        """Turn a slot's answer into a candidate; yield the request if that was its last one."""
-        self._llama.drop(slot.number)
-        job = slot.job
-        text = self._llama.text(slot.answer).strip()
-        job.candidates[slot.sample] = Candidate(
-            text=self.template.restore(text, job.request.prompt),
-            tokens=len(slot.answer),
-            finished=slot.ended,
-            logprob=slot.logprob / (len(slot.answer) + slot.ended),
+        return Job(
+            request,
+            prompt,
+            comment,
+            samples=request.samples if fits else 0,
+            limit=min(limit, int(1.5 * len(comment)) + 16),
         )
-        if len(job.candidates) == job.request.samples:
-            yield job.request, [job.candidates[sample] for sample in sorted(job.candidates)]
 
-
-@dataclass
-class _Job:
-    """A request at work: prompt tokens, the limit of each answer, what is begun and done."""
-
-    request: Request
-    prompt: list[int]
-    limit: int
-    begun: int = 0
-    holder: int = -1  # the sequence that keeps the prompt, where samples share it
-    candidates: dict[int, Candidate] = field(default_factory=dict)
-
-
-class _Slot:
-    """One llama.cpp sequence and the sample it is writing.
-
-    ``feed`` are tokens that the model has yet to read, ``position`` how many it has read.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def begin(self, job: _Job, held: int = 0) -> _Slot:
-        """Take on the next sample of ``job``, of whose prompt ``held`` tokens are there already."""
-        self.job = job
-        self.sample = job.begun
-        job.begun += 1
-        self.position = held
-        shared = not held and job.request.samples > 1
-        self.feed = job.prompt[held:-1] if shared else job.prompt[held:]
-        self.answer: list[int] = []
-        self.logprob = 0.0
-        self.ended = False
-        request = job.request
-        self.random = random.Random(f"{request.seed} {self.sample} {request.key!r}")
-        return self
-
-    def take(self, token: int, logprob: float, *, end: bool) -> None:
-        """Add a sampled token, which the next step feeds."""
-        self.logprob += logprob
-        self.ended = end
-        if not end:
-            self.answer.append(token)
-            self.feed = [token]
-
-    @property
-    def samples_next(self) -> bool:
-        """Whether a token is to be drawn after ``feed`` was read."""
-        return self.position + len(self.feed) >= len(self.job.prompt)
-
-    @property
-    def done(self) -> bool:
-        """The answer ended or reached its limit."""
-        return self.ended or len(self.answer) >= self.job.limit
-
-
-def _sample(logits: Floats, slots: list[_Slot]) -> Iterator[tuple[_Slot, int, float]]:
-    """Draw one token for every row of ``logits`` (R, V): (slot, token, its log-probability)."""
-    if not slots:
-        return
-    requests = [slot.job.request for slot in slots]
-    rows = np.arange(len(slots))
-    tokens = logits.argmax(axis=1)  # (R,)
-    scaled = logits - logits[rows, tokens][:, None]  # (R, V), the likeliest token at 0
-    total = np.exp(scaled).sum(axis=1)
-    hot = [row for row, request in enumerate(requests) if request.temperature > 0]
-    if hot:
-        tokens[hot] = _draw(
-            scaled[hot],
-            np.array([requests[row].temperature for row in hot], dtype=np.float32),
-            np.array([requests[row].top_p for row in hot], dtype=np.float32),
-            np.array([slots[row].random.getrandbits(64) for row in hot], dtype=np.uint64),
-        )
-    logprobs = scaled[rows, tokens] - np.log(total)
-    yield from zip(slots, tokens.tolist(), logprobs.tolist(), strict=True)
-
-
-def _draw(
-    logits: Floats, temperature: Floats, top_p: Floats, keys: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.intp]:
-    """Draw per row from the nucleus of softmax(logits / temperature), by the Gumbel-max trick.
-
-    Every token id has its own noise, so a change in the last bits of some logits changes a draw
-    only where two tokens nearly tie. Walking the distribution function would let it change more.
-
-    Args:
-        logits: (R, V), at most 0.
-        temperature: (R,), above 0.
-        top_p: (R,).
-        keys: (R,), the noise of each row.
-    """
-    scaled = logits / temperature[:, None]
-    probs = np.exp(scaled)
-    probs /= probs.sum(axis=1, keepdims=True)
-    # Tokens below (1 - top_p) / V weigh less than 1 - top_p together: none is in the nucleus.
-    near = probs > ((1 - top_p) / probs.shape[1])[:, None]
-    drawn = np.empty(len(probs), dtype=np.intp)
-    for row, key in enumerate(keys):
-        tokens = np.flatnonzero(near[row])
-        weights = probs[row, tokens]
-        if top_p[row] < 1:
-            ordered = np.sort(weights)[::-1]
-            last = min(int(np.searchsorted(ordered.cumsum(), top_p[row])), len(ordered) - 1)
-            tokens = tokens[weights >= ordered[last]]
-        gumbel = -np.log(-np.log(_uniform(tokens, key)))
-        drawn[row] = tokens[np.argmax(scaled[row, tokens] + gumbel)]
-    return drawn
-
-
-def _uniform(tokens: npt.NDArray[np.intp], key: np.uint64) -> npt.NDArray[np.float64]:
-    """A number in (0, 1) for every token id and key: SplitMix64 (Steele et al. 2014)."""
-    bits = tokens.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    bits ^= bits >> np.uint64(31)
-    high = (bits >> np.uint64(12)).astype(np.float64)
-    return (high + 0.5) * 2.0**-52
+    def _candidates(self, job: Job) -> list[Candidate]:
+        """The answers of a job as texts, in the order of the samples."""
+        candidates = []
+        for tokens, ended in (job.answers[sample] for sample in range(job.samples)):
+            text = self.template.restore(self._llama.text(tokens).strip(), job.request.prompt)
+            candidates.append(Candidate(text, len(tokens), ended))
+        return candidates

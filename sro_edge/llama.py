@@ -10,6 +10,7 @@ import functools
 import os
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ Floats = npt.NDArray[np.float32]
 
 _BATCH_TOKENS = 512  # tokens of one step; longer prompts are read over several steps
 _ALL_LAYERS = 9999
-_FLASH_ATTENTION_OFF = 0
 _ERROR, _CONTINUED = 4, 5  # ggml log levels
 
 
 class Llama:
     """A loaded model and its context.
+
+    Every sequence has memory of its own, so attention never walks over its neighbours. On a CPU a
+    q8_0 or q4_0 model then gives a token the same logits, bit for bit, whatever else is in the
+    batch and however many tokens are read in one step (with one memory for all they moved by 0.1).
 
     Args:
         path: the GGUF file.
@@ -36,7 +40,7 @@ class Llama:
         device: ``cpu``, ``cuda``, or ``auto`` for the GPU where llama.cpp was built for one.
         sequences: how many sequences the context keeps apart.
         longest: tokens of the longest sequence.
-        cells: tokens of all sequences together; a token shared by sequences counts once.
+        rows: logits of one step, at most; default one for each sequence.
 
     Raises:
         BundleError: llama.cpp cannot read the file.
@@ -51,7 +55,7 @@ class Llama:
         device: str,
         sequences: int,
         longest: int,
-        cells: int,
+        rows: int | None = None,
     ) -> None:
         """Load the model and make the context."""
         self._lib = library()
@@ -64,7 +68,13 @@ class Llama:
                     f"prompt and answer may have {longest} tokens together, but {path} was trained "
                     f"for {trained}; lower max_prompt_tokens or max_new_tokens"
                 )
-            self._context = _make_context(self._lib, model, threads, sequences, cells, gpu)
+            cells = sequences * longest
+            rows = rows or sequences
+            self._context = _make_context(self._lib, model, threads, sequences, cells, rows)
+            # A recurrent state cannot be taken back to an earlier token.
+            self.can_cut = not (
+                self._lib.llama_model_is_recurrent(model) or self._lib.llama_model_is_hybrid(model)
+            )
         except BaseException:
             self._lib.llama_model_free(model)
             raise
@@ -104,9 +114,13 @@ class Llama:
     def decode(self) -> Floats:
         """Run the batch.
 
+        Sequences of one length and with neighbouring numbers are evaluated together, so a batch
+        should name them in the order of their numbers.
+
         Returns:
-            Logits (R, V) of the rows asked for, in the order of the batch; minus infinity where a
-            token must never be drawn (control tokens that end nothing).
+            Logits (R, V) of the rows asked for, in the order of the batch, valid until the next
+            call; minus infinity where a token must never be drawn (control tokens that end
+            nothing).
 
         Raises:
             ModelError: llama.cpp refused the batch.
@@ -121,20 +135,20 @@ class Llama:
         if not self.batch.rows:
             return np.empty(shape, dtype=np.float32)
         pointer = self._lib.llama_get_logits(self._context)
-        logits: Floats = np.ctypeslib.as_array(pointer, shape=shape) + self._bias
-        return logits
+        logits: Floats = np.ctypeslib.as_array(pointer, shape=shape)
+        return np.add(logits, self._bias, out=logits)
 
     def copy(self, source: int, target: int) -> None:
-        """Let sequence ``target``, which must be empty, share all tokens of ``source``."""
+        """Make sequence ``target``, whatever it held, a copy of ``source``."""
         self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Drop the tokens of a sequence from place ``length`` on; see ``can_cut``."""
+        self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
 
     def drop(self, sequence: int) -> None:
         """Empty a sequence."""
         self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-
-    def drop_all(self) -> None:
-        """Empty every sequence."""
-        self._lib.llama_memory_clear(self._memory, False)
 
     def _piece(self, token: int) -> bytes:
         if token not in self._pieces:
@@ -193,27 +207,34 @@ class Batch:
         self.struct.n_tokens = 0
         self.rows = 0
 
-    def add(self, tokens: list[int], position: int, sequence: int, logits: bool) -> int:
-        """Append as many ``tokens`` as fit, which may be none; return how many.
+    @property
+    def tokens(self) -> int:
+        """Tokens in it."""
+        return int(self.struct.n_tokens)
+
+    @property
+    def size(self) -> int:
+        """Tokens that fit."""
+        return len(self._token)
+
+    def add(self, tokens: Sequence[int], position: int, sequence: int, rows: int) -> None:
+        """Append ``tokens``, which must fit.
 
         Args:
             tokens: what the sequence reads next.
             position: place of the first of them in the sequence.
             sequence: number of the sequence.
-            logits: whether the last of ``tokens``, once it fits, is to give a row of logits.
+            rows: how many of the last of ``tokens`` give a row of logits each.
         """
-        start: int = self.struct.n_tokens
-        count = min(len(tokens), len(self._token) - start)
-        stop = start + count
-        self._token[start:stop] = tokens[:count]
-        self._position[start:stop] = np.arange(position, position + count)
+        start = self.tokens
+        stop = start + len(tokens)
+        self._token[start:stop] = tokens
+        self._position[start:stop] = np.arange(position, position + len(tokens))
         self._sequence[start:stop] = sequence
         self._logits[start:stop] = 0
-        if logits and count == len(tokens):
-            self._logits[stop - 1] = 1
-            self.rows += 1
+        self._logits[stop - rows : stop] = 1
+        self.rows += rows
         self.struct.n_tokens = stop
-        return count
 
 
 def physical_cores() -> int:
@@ -262,7 +283,7 @@ def _load_model(lib: Any, path: Path, gpu: bool) -> Any:
     return model
 
 
-def _make_context(lib: Any, model: Any, threads: int, sequences: int, cells: int, gpu: bool) -> Any:
+def _make_context(lib: Any, model: Any, threads: int, sequences: int, cells: int, rows: int) -> Any:
     most = lib.llama_max_parallel_sequences()
     if sequences > most:
         raise ModelError(f"{sequences} sequences were asked for, llama.cpp keeps at most {most}")
@@ -270,13 +291,9 @@ def _make_context(lib: Any, model: Any, threads: int, sequences: int, cells: int
     params.n_ctx = cells
     params.n_batch = params.n_ubatch = max(_BATCH_TOKENS, sequences)
     params.n_seq_max = sequences
-    params.n_outputs_max = sequences  # else llama.cpp reserves memory for a whole batch of logits
+    params.n_outputs_max = rows  # else llama.cpp reserves memory for a whole batch of logits
     params.n_threads = params.n_threads_batch = threads
-    if not gpu:
-        # On the CPU flash attention rounds by the company a sequence keeps: logits moved by 1e-2,
-        # without it by 1e-6, for about a tenth of the speed.
-        params.flash_attn_type = _FLASH_ATTENTION_OFF
-    params.kv_unified = True  # a copied sequence then shares its tokens with the original
+    params.kv_unified = False
     _errors.clear()
     context = lib.llama_init_from_model(model, params)
     if not context:

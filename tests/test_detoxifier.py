@@ -63,7 +63,6 @@ def test_samples_depend_on_seed_and_key_only(tiny_gguf: Path) -> None:
         renamed = answers(engine, [Request(98, COMMENTS[3], 4, 1.0, 0.9, seed=3)])[98]
     assert len({candidate.text for candidate in alone}) == 4
     assert [c.text for c in alone] == [c.text for c in beside]
-    assert [c.logprob for c in alone] == pytest.approx([c.logprob for c in beside], abs=1e-3)
     assert not {c.text for c in alone} & {c.text for c in reseeded}
     assert not {c.text for c in alone} & {c.text for c in renamed}
 
@@ -131,7 +130,6 @@ def test_answers_stop_at_their_limit(tiny_gguf: Path) -> None:
     assert all(c.tokens <= 1.5 * 2 + 16 for c in found[1])
     for candidate in [*found[0], *found[1]]:
         assert candidate.finished or candidate.tokens in (3, 17, 19)
-        assert candidate.logprob < 0
 
 
 def test_too_long_or_empty_prompts_give_no_candidates(tiny_gguf: Path) -> None:
@@ -187,7 +185,7 @@ def test_damaged_files_are_refused(
     file = tmp_path / "model.gguf"
     if damage in damaged:
         file.write_bytes(damaged[damage])
-    with pytest.raises(BundleError, match="cannot be loaded by llama"):
+    with pytest.raises(BundleError, match=r"export (or copy it|the bundle) again|export or copy"):
         detoxifier(file)
     assert capfd.readouterr() == ("", "")
 
@@ -222,7 +220,7 @@ def test_text_that_is_no_unicode_is_survived(tiny_gguf: Path) -> None:
 
 
 def test_draws_follow_the_nucleus() -> None:
-    from sro_edge.detoxifier import _draw
+    from sro_edge.sampling import draw
 
     draws = 20_000
     keys = np.random.default_rng(5).integers(0, 2**64, draws, dtype=np.uint64)
@@ -230,7 +228,7 @@ def test_draws_follow_the_nucleus() -> None:
     ones = np.ones(draws, dtype=np.float32)
 
     def shares(temperature: float, top_p: float) -> list[float]:
-        drawn = _draw(logits, temperature * ones, top_p * ones, keys)
+        drawn = draw(logits, temperature * ones, top_p * ones, keys)
         return (np.bincount(drawn, minlength=4) / draws).tolist()
 
     assert shares(1, 1) == pytest.approx([0.1, 0.5, 0.15, 0.25], abs=0.01)

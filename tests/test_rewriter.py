@@ -49,7 +49,7 @@ class Scripted:
         for request in requests:
             self.requests.append(request)
             texts = self.answer(request.prompt, request.temperature == 0)
-            yield request, [Candidate(t, len(t.split()), True, -1.0) for t in texts]
+            yield request, [Candidate(t, len(t.split()), True) for t in texts]
 
 
 class StubBundle(Bundle):
