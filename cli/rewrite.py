@@ -27,6 +27,11 @@ from sro_edge.cli._shared import default_output, dump_options, show_output, show
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
 @click.option(
+    "--deterministic",
+    is_flag=True,
+    help="Batches of fixed shapes: the same answers in any company, slower.",
+)
+@click.option(
     "--show",
     type=click.IntRange(min=0),
     default=5,
@@ -49,6 +54,7 @@ def rewrite(
     max_attempts: int | None,
     on_unresolved: str,
     seed: int,
+    deterministic: bool,
     show: int,
 ) -> None:
     """Reword the toxic comments of a dump.
@@ -103,6 +109,7 @@ def rewrite(
         seed=seed,
         threads=threads,
         device=device,
+        deterministic=deterministic,
     )
     with engine as rewriter, resumable(quiet) as watch:
         summary = rewrite_dump(

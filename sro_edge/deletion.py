@@ -1,12 +1,30 @@
-"""The word-deleting baseline: a comment without its toxic words. The engine's last resort."""
+"""A comment without its toxic words: the baseline, and the engine's last resort.
+
+The last resort looks for the words to delete by occlusion: it screens the comment once without each
+of its words. What several deletions would do together is predicted from that, their effects added
+up as log-odds, and only the most promising combinations are screened.
+"""
 
 from __future__ import annotations
 
+import heapq
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from sro_edge.bundle import Thresholds
+    from sro_edge.screener import Scores
 
 _WORD = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*")
 _TIDY = ((re.compile(r"\s+([,.!?;:])"), r"\1"), (re.compile(r"([,;:])(?:\s*[,;:])+"), r"\1"))
+_MOST_WORDS = 40  # longer texts lose the words of the lexicon only
+_ROUNDS, _PROMISING = 2, 4  # rounds of combinations, and how many are screened in each
+_HOT = 5  # words of which any two are tried together
+
+Words = frozenset[int]  # which words to delete, by place
 
 
 def delete_words(text: str, lexicon: Mapping[str, float]) -> str:
@@ -14,28 +32,148 @@ def delete_words(text: str, lexicon: Mapping[str, float]) -> str:
 
     The text comes back unchanged where no word of it is in the lexicon.
     """
-    kept = _WORD.sub(lambda m: "" if m.group().lower() in lexicon else m.group(), text)
-    if kept == text:
-        return text
-    kept = " ".join(kept.split())
-    for pattern, replacement in _TIDY:
-        kept = pattern.sub(replacement, kept)
-    return kept.lstrip(",.;: ").strip()
+    kept = _cut(text, lexicon)
+    return text if kept == text else _tidy(kept)
 
 
-def deletions(text: str, lexicon: Mapping[str, float], most_words: int = 40) -> list[str]:
-    """What the last resort chooses from, by the screener's scores.
+def deletions(
+    texts: Sequence[str],
+    lexicon: Mapping[str, float],
+    score: Callable[[Sequence[str]], Scores],
+    limits: Thresholds,
+) -> dict[str, list[str]]:
+    """What the last resort chooses from: each text with some of its words less.
 
-    ``text`` without its toxic words, and both it and that with one or two neighbouring words less:
-    insults that no lexicon knows go, too. Longer texts only lose the words of the lexicon.
+    Args:
+        texts: the texts, all different.
+        lexicon: toxic words, lower-case.
+        score: the screener, which is asked about all texts together, once a round.
+        limits: what a candidate must reach, and so what is promising.
     """
-    bare = delete_words(text, lexicon)
-    found = [bare]
-    for source in (text, bare):
-        words = source.split()
-        if len(words) <= most_words:
-            for width in (1, 2):
-                found += [
-                    " ".join(words[:i] + words[i + width :]) for i in range(len(words) - width + 1)
-                ]
-    return [t for t in dict.fromkeys(found) if t and t != text]
+    searches = [_Search(text, lexicon, limits) for text in texts]
+    for number in range(1 + _ROUNDS):
+        asked = [
+            (place, gone, text)
+            for place, search in enumerate(searches)
+            for gone, text in search.ask(first=number == 0)
+        ]
+        scores = score([*texts, *(text for _, _, text in asked)])
+        for place, search in enumerate(searches):
+            search.found[frozenset()] = _effects(scores, place, place)
+        for row, (place, gone, _) in enumerate(asked, len(texts)):
+            searches[place].found[gone] = _effects(scores, place, row)
+    return {search.text: search.candidates() for search in searches}
+
+
+class _Effects(NamedTuple):
+    """Scores that add up: toxicity and fluency as log-odds, similarity as it is."""
+
+    toxicity: float
+    similarity: float
+    fluency: float
+
+
+class _Search:
+    """The deletions of one text: those that were screened, and which to screen next."""
+
+    def __init__(self, text: str, lexicon: Mapping[str, float], limits: Thresholds) -> None:
+        self.text, self.limits = text, limits
+        self.words = text.split()
+        self.left = [_cut(word, lexicon) for word in self.words]  # "idiot," leaves its comma
+        self.lexical = frozenset(i for i, word in enumerate(self.words) if self.left[i] != word)
+        self.found: dict[Words, _Effects] = {}
+
+    def candidates(self) -> list[str]:
+        """All texts screened, each once."""
+        return list(dict.fromkeys(self.spell(gone) for gone in self.found if gone))
+
+    def spell(self, gone: Words) -> str:
+        """The text without some of its words."""
+        kept = (
+            word if i not in gone else self.left[i] if i in self.lexical else ""
+            for i, word in enumerate(self.words)
+        )
+        return _tidy(" ".join(kept))
+
+    def ask(self, *, first: bool) -> Iterator[tuple[Words, str]]:
+        """What to screen next: at first single words and the lexicon's, then combinations."""
+        if first:
+            wanted = [self.lexical] if self.lexical else []
+            if len(self.words) <= _MOST_WORDS:
+                wanted += [frozenset([i]) for i in range(len(self.words))]
+        else:
+            wanted = self.promising() if len(self.words) <= _MOST_WORDS else []
+        for gone in wanted:
+            text = self.spell(gone)
+            if text and text != self.text:
+                yield gone, text
+
+    def promising(self) -> list[Words]:
+        """The combinations that look best by what is known of their parts."""
+        whole = self.found[frozenset()]
+        effect = {
+            i: _Effects(*(a - b for a, b in zip(self.found[single], whole, strict=True)))
+            for i in range(len(self.words))
+            if (single := frozenset([i])) in self.found
+        }
+        several = [gone for gone in self.found if len(gone) > 1]
+        best = heapq.nlargest(_PROMISING, several, key=lambda gone: self.worth(self.found[gone]))
+        predicted = {}
+        for base in dict.fromkeys([frozenset[int](), self.lexical, *best]):
+            if base not in self.found:
+                continue
+            wide = base in (frozenset(), self.lexical)
+            for more in _combinations(effect) if wide else [frozenset([i]) for i in effect]:
+                gone = base | more
+                if gone in self.found or len(gone) == len(self.words):
+                    continue
+                parts = [self.found[base], *(effect[i] for i in more - base)]
+                predicted[gone] = self.worth(_Effects(*map(sum, zip(*parts, strict=True))))
+        return heapq.nlargest(_PROMISING, predicted, key=lambda gone: predicted[gone])
+
+    def worth(self, effects: _Effects) -> float:
+        """(1 - toxicity) x similarity x fluency, times the chance that it passes."""
+        toxicity = _sigmoid(effects.toxicity)
+        passes = _sigmoid(12 * (self.limits.toxicity - toxicity))
+        passes *= _sigmoid(20 * (effects.similarity - self.limits.similarity))
+        kept = max(effects.similarity, 0.0) * _sigmoid(effects.fluency)
+        return (1 - toxicity) * kept * passes
+
+
+def _combinations(effect: Mapping[int, _Effects]) -> Iterator[Words]:
+    """Up to three neighbours, any two of the most toxic words, one of them with two neighbours."""
+    runs = [frozenset(range(i, i + n)) for n in (1, 2, 3) for i in effect]
+    runs = [run for run in runs if run <= effect.keys()]
+    hot = heapq.nsmallest(_HOT, effect, key=lambda i: effect[i].toxicity)
+    yield from runs
+    yield from map(frozenset, combinations(hot, 2))
+    yield from (run | {i} for run in runs if len(run) == 2 for i in hot)
+
+
+def _effects(scores: Scores, before: int, after: int) -> _Effects:
+    similarity, fluency = 1.0, 0.0
+    if scores.embedding is not None:
+        similarity = float(scores.embedding[before] @ scores.embedding[after])
+    if scores.fluency is not None:
+        fluency = _log_odds(float(scores.fluency[after]))
+    return _Effects(_log_odds(float(scores.toxicity[after])), similarity, fluency)
+
+
+def _log_odds(probability: float) -> float:
+    inside = min(max(probability, 1e-4), 1 - 1e-4)
+    return math.log(inside / (1 - inside))
+
+
+def _sigmoid(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-log_odds))
+
+
+def _cut(text: str, lexicon: Mapping[str, float]) -> str:
+    return _WORD.sub(lambda m: "" if m.group().lower() in lexicon else m.group(), text)
+
+
+def _tidy(text: str) -> str:
+    text = " ".join(text.split())
+    for pattern, replacement in _TIDY:
+        text = pattern.sub(replacement, text)
+    return text.lstrip(",.;: ").strip()

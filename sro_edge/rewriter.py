@@ -19,6 +19,7 @@ from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import deletions
 from sro_edge.guards import is_degenerate, is_refusal, keeps_quotes, survives, tidy
 from sro_edge.job import Job, Piece, free_spans
+from sro_edge.score_cache import ScoreCache
 from sro_edge.screener import Scores, passes
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Rewriter:
         self.thresholds = thresholds or bundle.thresholds
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
         self.lexicon = bundle.lexicon()
+        self._scores = ScoreCache(screener)  # of the chunk at work
 
     @classmethod
     def load(
@@ -106,6 +108,7 @@ class Rewriter:
         seed: int = 0,
         threads: int | None = None,
         device: str = "auto",
+        deterministic: bool = False,
     ) -> Rewriter:
         """Open a bundle (default: the embedded one) and its two models.
 
@@ -117,6 +120,7 @@ class Rewriter:
             seed: of the sampling.
             threads: CPU threads (default: all cores).
             device: ``auto``, ``cpu`` or ``cuda``.
+            deterministic: see :class:`sro_edge.detoxifier.Detoxifier`.
 
         Raises:
             BundleError: the bundle is incomplete or changed.
@@ -136,6 +140,7 @@ class Rewriter:
             opened.prompt,
             threads=threads,
             device=device,
+            deterministic=deterministic,
             max_new_tokens=opened.sampling.max_new_tokens,
         )
         return cls(
@@ -181,7 +186,8 @@ class Rewriter:
         """One round after the other over the toxic ones among distinct, non-blank ``texts``."""
         if not texts:
             return []
-        before = self.screener.score(texts)
+        self._scores = ScoreCache(self.screener)
+        before = self._scores.score(texts)
         jobs: dict[int, Job] = {}
         results: list[Rewrite | None] = [None] * len(texts)
         for i, (text, toxicity) in enumerate(zip(texts, before.toxicity.tolist(), strict=True)):
@@ -203,7 +209,7 @@ class Rewriter:
     def _find_pieces(self, jobs: Sequence[Job]) -> None:
         """Start every job with its failing sentences, or with the worst one."""
         spans = [(job, span) for job in jobs for span in free_spans(job.text)]
-        scores = self.screener.score([s.of(j.text) for j, s in spans]).toxicity
+        scores = self._scores.score([s.of(j.text) for j, s in spans]).toxicity
         for (job, span), toxicity in zip(spans, scores.tolist(), strict=True):
             job.untouched.append((toxicity, span))
         for job in jobs:
@@ -241,7 +247,7 @@ class Rewriter:
 
         texts = list(dict.fromkeys(p.text for p in pieces))
         if engine == "delete":
-            return {t: deletions(t, self.lexicon) for t in texts}
+            return deletions(texts, self.lexicon, self._scores.score, self.thresholds)
         sampling = self.bundle.sampling
         greedy = engine == "greedy"
         requests = [
@@ -272,7 +278,7 @@ class Rewriter:
         }
         usable = {t: [c for c in found if survives(c, t)] for t, found in sound.items()}
         texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))
-        scores, row = self.screener.score(texts), {t: i for i, t in enumerate(texts)}
+        scores, row = self._scores.score(texts), {t: i for i, t in enumerate(texts)}
         for piece in pieces:
             best = 0.0
             if sound[piece.text] and not usable[piece.text]:
@@ -316,7 +322,7 @@ class Rewriter:
         if not jobs:
             return
         new = [job.assembled() for job in jobs]
-        scores = self.screener.score(new)
+        scores = self._scores.score(new)
         for i, (job, text) in enumerate(zip(jobs, new, strict=True)):
             toxicity = float(scores.toxicity[i])
             if not keeps_quotes(*map(self.screener.reveal, (text, job.text))):
@@ -361,7 +367,7 @@ class Rewriter:
 
     def _masked(self, job: Job) -> tuple[str | None, float | None]:
         for text in (job.assembled(MASK), MASK):
-            toxicity = float(self.screener.score([text]).toxicity[0])
+            toxicity = float(self._scores.score([text]).toxicity[0])
             if passes(toxicity, self.thresholds.toxicity):
                 return text, toxicity
         return None, None

@@ -94,6 +94,7 @@ def test_rewrite(comments: Path, fake: FakeRewriter) -> None:
         "seed": 7,
         "threads": None,
         "device": "auto",
+        "deterministic": False,
     }
     shown = [" ".join(line.split()) for line in result.stderr.splitlines()]
     assert "toxic 3 60.0%" in shown

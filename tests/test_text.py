@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sro_edge.deletion import delete_words, deletions
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate, recase
 from sro_edge.segments import protected, quoted, sentences, windows
 
@@ -103,17 +102,3 @@ def test_leaks_are_what_the_comment_did_not_say() -> None:
 def test_a_template_needs_a_suffix() -> None:
     with pytest.raises(ValueError, match="suffix"):
         PromptTemplate(prefix="<s>", suffix="")
-
-
-def test_last_resort_also_tries_words_outside_the_lexicon() -> None:
-    found = deletions("you utter plonker Bob", {"utter": 2.0})
-    assert found[0] == "you plonker Bob"
-    assert {"you utter Bob", "you Bob", "utter plonker Bob"} <= set(found)
-    assert "you utter plonker Bob" not in found
-    assert len(deletions("word " * 50 + "utter", {"utter": 2.0})) == 1
-
-
-def test_deletion_tidies_up() -> None:
-    lexicon = {"stupid": 2.0, "f*ck": 2.0}
-    assert delete_words("what a Stupid , stupid f*ck plan !", lexicon) == "what a, plan!"
-    assert delete_words("nothing  here", lexicon) == "nothing  here"
