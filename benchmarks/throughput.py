@@ -1,11 +1,19 @@
-"""How fast is a dump reworded? The engine beside the obvious loop, same models, same comments.
+"""How many comments a second are reworded? The engine beside what people would use instead.
 
-    python benchmarks/throughput.py comments.parquet [--bundle DIR] [--rows N] [--out result.json]
+    python benchmarks/throughput.py comments.parquet --model bundle|17m|135m [--comments N]
+        [--server path/to/llama-server] [--slots N] [--threads N] [--out result.json]
 
-Rivals run A B A B; the median of their ratio is what counts. `loop` sends one prompt after the
-other through `llama_cpp.Llama.create_completion`; `engine` is the Detoxifier with 16 slots.
-Screening is timed apart: batches sorted by length against one comment at a time. The last line on
-stdout is one JSON object.
+All rivals answer the same toxic comments of a dump greedily, with the same limit of tokens for each
+comment. `17m` and `135m` are models of these shapes with random weights (`shapes.py`), the embedded
+bundle is what it is. Rivals run in turns, A B A B; the medians of the ratios are what counts.
+
+    loop           `llama_cpp.Llama.create_completion`, one comment after the other
+    transformers   `generate` in batches of 32 sorted by length, fp32, against the engine in fp32
+    llama-server   as many parallel slots as the engine, over HTTP with as many connections
+    ceiling        the same model evaluating full batches of as many sequences, with logits asked of
+                   the same share of tokens: what no engine can pass without guessing
+
+`--parts` picks some of them. The last line on stdout is one JSON object, which is added to `--out`.
 """
 
 from __future__ import annotations
@@ -14,54 +22,83 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
 from sro_edge.bundle import Bundle
 from sro_edge.detoxifier import Detoxifier, Request
-from sro_edge.llama import physical_cores
+from sro_edge.llama import Llama, physical_cores
+from sro_edge.machine import describe_machine
 from sro_edge.screener import Screener, passes
 
-ROUNDS = 3
+_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Work:
+    """The comments with their prompts and the tokens that each answer may have."""
+
+    bundle: Bundle
+    comments: list[str]
+    prompts: list[list[int]]
+    limits: list[int]
+
+
+Rival = Callable[[], int]  # answers everything; returns prompt and answer tokens
 
 
 def main() -> None:
-    """Time every pair of rivals and print the table."""
+    """Race the rivals and print the table."""
     options = _options()
     bundle = Bundle.load(options.bundle)
-    column = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()
-    texts = list(dict.fromkeys(t for t in column if t and 0 < len(t.strip()) <= 400))
-    texts = texts[: options.rows]
-    threads = options.threads or physical_cores()
-    screener = Screener(bundle.screener, threads=threads)
-    limit = bundle.thresholds.toxicity
-    scores = screener.score(texts).toxicity
-    toxic = [t for t, s in zip(texts, scores, strict=True) if not passes(float(s), limit)]
-    toxic = [t for t in toxic if len(t) <= 200][: options.toxic]
-    few = texts[: len(texts) // 4]
-    result: dict[str, Any] = {
+    small = full = bundle.detoxifier
+    trained = None
+    if options.model != "bundle":
+        from shapes import make
+
+        trained, full, small = make(options.model, bundle, options.work)
+    work = _work(bundle, small, _toxic(bundle, options))
+    races: dict[str, Any] = {}
+    if "loop" in options.parts:
+        rivals = {
+            "loop": _loop(work, small, options.threads),
+            "engine without lookup": _engine(work, small, options, lookup=False),
+            "engine": _engine(work, small, options),
+        }
+        races["quantized"] = race(rivals, len(work.comments), options.rounds)
+        ceiling = _ceiling(small, work, options)
+        races["quantized"]["ceiling"] = ceiling
+        speed = races["quantized"]["tokens_per_s"]["engine without lookup"]
+        races["quantized"]["share_of_ceiling"] = round(speed / ceiling, 3)
+    if "transformers" in options.parts and trained is not None:
+        rivals = {
+            "transformers": _transformers(work, trained, options.threads),
+            "engine": _engine(work, full, options),
+        }
+        races["fp32"] = race(rivals, len(work.comments), options.rounds)
+    if options.server is not None and "server" in options.parts:
+        with _server(options, small) as url:
+            rivals = {
+                "llama-server": _over_http(work, url, options.slots),
+                "engine": _engine(work, small, options),
+            }
+            races["server"] = race(rivals, len(work.comments), options.rounds)
+    result = {
         "benchmark": "throughput",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": describe_machine() | {"threads": threads},
-        "bundle": {"name": bundle.name, "version": bundle.version},
-        "comments_per_second": {
-            "rewriting, greedy": race(
-                {"loop": _loop(bundle, threads), "engine": _engine(bundle, threads)}, toxic
-            ),
-            "screening": race(
-                {
-                    "one at a time": lambda part: [screener.score([t]) for t in part],
-                    "engine": screener.score,
-                },
-                few,
-            ),
-        },
+        "machine": describe_machine() | {"threads": options.threads},
+        "model": options.model,
+        "slots": options.slots,
+        "comments": len(work.comments),
+        "prompt_tokens": sum(map(len, work.prompts)),
+        "races": races,
     }
     show(result)
     if options.out:
@@ -69,73 +106,221 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def race(rivals: dict[str, Callable[[Sequence[str]], Any]], texts: Sequence[str]) -> dict[str, Any]:
-    """Comments per second of each rival, in turns, after a warm-up."""
-    speeds: dict[str, list[float]] = {name: [] for name in rivals}
-    for run in rivals.values():
-        run(texts[:8])
-    for _ in range(ROUNDS):
+def race(rivals: dict[str, Rival], comments: int, rounds: int) -> dict[str, Any]:
+    """Seconds of each rival in turns, after a warm-up; the last one's ratio to each other."""
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    tokens = {name: run() for name, run in rivals.items()}
+    for _ in range(rounds):
         for name, run in rivals.items():
             started = time.perf_counter()
-            run(texts)
-            speeds[name].append(round(len(texts) / (time.perf_counter() - started), 2))
-    first, last = rivals
-    ratios = [b / a for a, b in zip(speeds[first], speeds[last], strict=True)]
+            run()
+            seconds[name].append(round(time.perf_counter() - started, 4))
+    last = list(rivals)[-1]
+    ratios = {
+        name: [a / b for a, b in zip(seconds[name], seconds[last], strict=True)]
+        for name in rivals
+        if name != last
+    }
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
     return {
-        "comments": len(texts),
-        **speeds,
-        "ratio": round(statistics.median(ratios), 2),
-        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "seconds": seconds,
+        "comments_per_s": {name: round(comments / s, 2) for name, s in middle.items()},
+        "tokens_per_s": {name: round(tokens[name] / s, 1) for name, s in middle.items()},
+        "engine_to": {name: round(statistics.median(r), 2) for name, r in ratios.items()},
+        "range": {name: [round(min(r), 2), round(max(r), 2)] for name, r in ratios.items()},
     }
 
 
-def _loop(bundle: Bundle, threads: int) -> Callable[[Sequence[str]], Any]:
-    import llama_cpp
+def _toxic(bundle: Bundle, options: argparse.Namespace) -> list[str]:
+    column = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()[: options.rows]
+    texts = list(dict.fromkeys(t for t in column if t and 20 < len(t.strip()) <= 200))
+    scores = Screener(bundle.screener, threads=options.threads, device="cpu").score(texts).toxicity
+    limit = bundle.thresholds.toxicity
+    toxic = [t for t, s in zip(texts, scores, strict=True) if not passes(float(s), limit)]
+    return toxic[: options.comments]
 
-    model = llama_cpp.Llama(
-        str(bundle.detoxifier), n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False
+
+def _work(bundle: Bundle, model: Path, comments: list[str]) -> Work:
+    with Detoxifier(model, bundle.prompt, threads=1, device="cpu", slots=1) as engine:
+        prompts = [bundle.prompt.encode(c, engine.tokenize) for c in comments]
+    limits = [int(1.5 * (len(prompt) - 2)) + 16 for prompt in prompts]
+    return Work(bundle, comments, prompts, limits)
+
+
+def _engine(work: Work, model: Path, options: argparse.Namespace, *, lookup: bool = True) -> Rival:
+    engine = Detoxifier(
+        model,
+        work.bundle.prompt,
+        threads=options.threads,
+        device="cpu",
+        slots=options.slots,
+        lookup=lookup,
     )
+    requests = [
+        Request(n, comment, max_new_tokens=limit)
+        for n, (comment, limit) in enumerate(zip(work.comments, work.limits, strict=True))
+    ]
 
-    def tokenize(text: str, parse_special: bool) -> list[int]:
-        return list(model.tokenize(text.encode(), add_bos=False, special=parse_special))
-
-    def run(texts: Sequence[str]) -> None:
-        for text in texts:
-            prompt = bundle.prompt.encode(text, tokenize)
-            model.create_completion(prompt, max_tokens=len(prompt) + 16, temperature=0.0)
+    def run() -> int:
+        answers = [c for _, candidates in engine.generate(requests) for c in candidates]
+        return sum(map(len, work.prompts)) + sum(answer.tokens for answer in answers)
 
     return run
 
 
-def _engine(bundle: Bundle, threads: int) -> Callable[[Sequence[str]], Any]:
-    engine = Detoxifier(bundle.detoxifier, bundle.prompt, threads=threads)
-    return lambda texts: list(engine.generate(Request(key=t, prompt=t) for t in texts))
+def _loop(work: Work, model: Path, threads: int) -> Rival:
+    import llama_cpp
+
+    loaded = llama_cpp.Llama(
+        str(model), n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+
+    def run() -> int:
+        tokens = 0
+        for prompt, limit in zip(work.prompts, work.limits, strict=True):
+            done = loaded.create_completion(prompt, max_tokens=limit, temperature=0.0)
+            tokens += len(prompt) + done["usage"]["completion_tokens"]
+        return tokens
+
+    return run
+
+
+def _ceiling(model: Path, work: Work, options: argparse.Namespace) -> float:
+    """Tokens a second of full batches, logits asked of as many tokens as in the engine."""
+    answers = sum(work.limits)
+    share = answers / (answers + sum(map(len, work.prompts)))
+    each = _BATCH // options.slots
+    llama = Llama(
+        model,
+        threads=options.threads,
+        device="cpu",
+        sequences=options.slots,
+        longest=max(256, each),
+        rows=_BATCH,
+    )
+    times = []
+    for _ in range(2 + 3 * options.rounds):
+        llama.batch.clear()
+        for sequence in range(options.slots):
+            llama.drop(sequence)
+            tokens = [10 + (7 * sequence + place) % 500 for place in range(each)]
+            llama.batch.add(tokens, 0, sequence, rows=round(share * each))
+        started = time.perf_counter()
+        llama.decode()
+        times.append(time.perf_counter() - started)
+    llama.close()
+    return round(each * options.slots / statistics.median(times[2:]), 1)
+
+
+def _transformers(work: Work, folder: Path, threads: int) -> Rival:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None  # random weights: every answer has its limit
+    pad = model.config.pad_token_id
+    order = sorted(range(len(work.prompts)), key=lambda n: len(work.prompts[n]))
+
+    @torch.inference_mode()
+    def run() -> int:
+        for start in range(0, len(order), 32):
+            rows = order[start : start + 32]
+            width = max(len(work.prompts[n]) for n in rows)
+            ids = [[pad] * (width - len(work.prompts[n])) + work.prompts[n] for n in rows]
+            mask = [[0] * (width - len(work.prompts[n])) + [1] * len(work.prompts[n]) for n in rows]
+            model.generate(
+                input_ids=torch.tensor(ids),
+                attention_mask=torch.tensor(mask),
+                max_new_tokens=max(work.limits[n] for n in rows),
+                do_sample=False,
+            )
+        return sum(map(len, work.prompts)) + sum(work.limits)
+
+    return run
+
+
+@contextmanager
+def _server(options: argparse.Namespace, model: Path) -> Iterator[str]:
+    """A running llama-server; its address."""
+    import socket
+    import subprocess
+    import urllib.request
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["-m", model, "--port", port, "-np", options.slots, "-c", 512 * options.slots]
+    words += ["-t", options.threads, "-tb", options.threads, "--no-webui"]
+    command = [str(word) for word in (options.server, *words)]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        try:
+            for _ in range(200):
+                try:
+                    urllib.request.urlopen(f"{url}/health", timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield url
+        finally:
+            child.terminate()
+
+
+def _over_http(work: Work, url: str, connections: int) -> Rival:
+    import http.client
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.parse import urlsplit
+
+    address = urlsplit(url).netloc
+
+    def one(prompt: list[int], limit: int) -> int:
+        asked = {"prompt": prompt, "n_predict": limit, "temperature": 0, "cache_prompt": False}
+        connection = http.client.HTTPConnection(address, timeout=300)
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/completion", json.dumps(asked), headers)
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return len(prompt) + int(answer["tokens_predicted"])
+
+    def run() -> int:
+        with ThreadPoolExecutor(connections) as pool:
+            return sum(pool.map(one, work.prompts, work.limits))
+
+    return run
 
 
 def show(result: dict[str, Any]) -> None:
     """The table for people, on stderr."""
-    table = Table(title="comments per second, median")
-    for name in ("job", "comments", "rival", "engine", "ratio"):
-        table.add_column(name, justify="left" if name == "job" else "right")
-    for job, figures in result["comments_per_second"].items():
-        rival, engine = (
-            statistics.median(v)
-            for k, v in figures.items()
-            if isinstance(v, list) and k != "ratio_range"
-        )
-        table.add_row(
-            job, str(figures["comments"]), f"{rival:.0f}", f"{engine:.0f}", str(figures["ratio"])
-        )
+    table = Table(title=f"{result['model']}, {result['comments']} comments")
+    for name in ("weights", "rival", "comments/s", "tokens/s", "engine / rival", "range"):
+        table.add_column(name, justify="left" if name in ("weights", "rival") else "right")
+    for weights, found in result["races"].items():
+        for name, speed in found["comments_per_s"].items():
+            ratio = str(found["engine_to"].get(name, ""))
+            spread = "-".join(map(str, found["range"].get(name, [])))
+            table.add_row(
+                weights, name, f"{speed:.1f}", f"{found['tokens_per_s'][name]:.0f}", ratio, spread
+            )
+        if "ceiling" in found:
+            share = f"{found['share_of_ceiling']:.0%}"
+            table.add_row(weights, "ceiling", "", f"{found['ceiling']:.0f}", share, "")
     Console(stderr=True).print(table)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("dump", type=Path)
+    parser.add_argument("--model", choices=["bundle", "17m", "135m"], default="bundle")
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--toxic", type=int, default=200)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--work", type=Path, default=Path("build/shapes"), help="made models")
+    parser.add_argument("--parts", nargs="+", default=["loop", "transformers", "server"])
+    parser.add_argument("--server", type=Path, help="llama-server built from llama.cpp")
+    parser.add_argument("--rows", type=int, default=3000, help="rows of the dump to look at")
+    parser.add_argument("--comments", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

@@ -1,10 +1,11 @@
-"""What a benchmark ran on: processor, threads, versions."""
+"""What figures were measured on: processor, threads, versions."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,13 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def peak_memory_mb() -> float | None:
+    """Most memory that this process has had resident so far; None where it cannot be known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
