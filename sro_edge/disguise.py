@@ -48,7 +48,7 @@ _SPACED = re.compile(
 )
 _LEET = {
     "0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g",
-    "@": "a", "$": "s", "!": "il", "|": "il", "+": "t", "€": "e", "£": "l", "¥": "y", "¢": "c",
+    "@": "a", "$": "s", "!": "il", "€": "e", "£": "l", "¥": "y", "¢": "c",
 }  # fmt: skip
 _MARKS = "".join(re.escape(c) for c in _LEET if not c.isdigit())
 _TOKEN = re.compile(f"[a-z0-9{_MARKS}]+", re.I)
@@ -151,6 +151,7 @@ class Deobfuscator:
         if not plain.isascii():
             plain = _FLOOD.sub("", plain)
             plain = _FLAGS.sub(lambda m: "".join(chr(ord(c) - 0x1F1E6 + 97) for c in m[0]), plain)
+            plain = plain.replace("\U0001f595", " fuck you ")  # a middle finger
             plain = _BEYOND_ASCII.sub(lambda m: "".join(map(_latin, m[0])), plain)
             english = _is_latin_text(plain)
             plain = _WORD.sub(lambda m: self._one_script(m[0], english), plain)
@@ -200,7 +201,7 @@ class Deobfuscator:
 
     def _read_token(self, token: str) -> str:
         """The likeliest reading of leetspeak and of stretched letters."""
-        word = token.rstrip("!|+")
+        word = token.rstrip("!")
         if (word.isalpha() and not _stretched(word)) or _QUANTITY.fullmatch(word):
             return token
         short = _LONG_RUN.sub(r"\1\1\1", word)
@@ -209,7 +210,7 @@ class Deobfuscator:
         cost = self._vocabulary.cost
         best = min(_readings(short), key=cost)
         limit = min(cost(short) - _LEAST_GAIN, _MOST_COST * len(best))
-        return best + token[len(word) :] if cost(best) < limit else token
+        return token.replace(word, best, 1) if cost(best) < limit else token
 
 
 def _letter_of(reference: re.Match[str]) -> str:

@@ -25,6 +25,8 @@ _WORDED = re.compile(
     r"|(?:hundred|thousand|million|billion|trillion|dozen)(?=s?\b))",
     re.IGNORECASE,
 )
+_ARTICLE = re.compile(r"\b(a|an)(\s+)([a-z]{2,})", re.IGNORECASE)
+_ENDINGS = frozenset("s es d ed r er ing ly y n st est ity 's".split())
 _TYPOGRAPHY = str.maketrans(dict.fromkeys("“”„‘’«»–—…", " "))
 _REFUSAL = re.compile(
     r"\b(?:as an ai|language model|i (?:can(?:no|')t|am unable to|won't) "
@@ -34,7 +36,11 @@ _REFUSAL = re.compile(
 
 
 def tidy(answer: str, comment: str) -> str:
-    """``answer`` without a separator left over at either end, closed as ``comment`` was closed."""
+    """``answer`` as a careful writer leaves it.
+
+    No separator left over at either end, closed as ``comment`` was closed, and "a" or "an" before
+    a new word as its sound wants it.
+    """
     text = answer.strip().lstrip(",;:.- ")
     body = text.rstrip(".!?…")
     left = body.rstrip(",;:- \t\n")
@@ -43,7 +49,16 @@ def tidy(answer: str, comment: str) -> str:
     end = comment.rstrip()[-1:]
     if text and end in {".", "!", "?", "…"} and text[-1].isalnum():
         text += end
-    return text
+    given = comment.lower()
+    return _ARTICLE.sub(lambda m: m[0] if m[0].lower() in given else _article(m), text)
+
+
+def _article(match: re.Match[str]) -> str:
+    word = match[3].lower()
+    silent = word.startswith(("hour", "honest", "honor", "honour", "heir"))
+    consonant = re.match(r"uni(?!n|m)|us[eu]|eu|one|once", word) is not None
+    vowel = silent or (word[0] in "aeiou" and not consonant)
+    return match[1][0] + ("n" if vowel else "") + match[2] + match[3]
 
 
 def is_refusal(answer: str, comment: str) -> bool:
@@ -86,9 +101,22 @@ def keeps_quotes(answer: str, comment: str) -> bool:
 
 
 def is_degenerate(answer: str, comment: str) -> bool:
-    """Empty, without a letter, an echo of the comment, or one word over and over."""
-    words = answer.lower().split()
-    if not any(c.isalpha() for c in answer) or words == comment.lower().split():
+    """Empty, without a letter, an echo, a stump of a word, or one word over and over."""
+    words, given = answer.lower().split(), comment.lower().split()
+    if not any(c.isalpha() for c in answer) or words == given or _has_stump(words, given):
         return True
     repeated = max(Counter(zip(words, words[1:], words[2:], strict=False)).values(), default=0)
     return repeated > 2
+
+
+def _has_stump(words: list[str], given: list[str]) -> bool:
+    """Whether a new word is the beginning of one that went, without being a form of it."""
+    before, after = ({w.strip(".,!?;:") for w in text} for text in (given, words))
+    new, gone = after - before, before - after
+    return any(
+        old.startswith(word) and old[len(word) :] not in _ENDINGS
+        for word in new
+        if len(word) > 2 and word.isalpha()
+        for old in gone
+        if len(old) > len(word)
+    )

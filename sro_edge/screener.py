@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ class Screener:
         self._max_tokens: int = config["max_tokens"]
         self._pad: int = config["pad_token_id"]
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
         self._deobfuscator = Deobfuscator(_vocabulary(self._tokenizer)) if deobfuscate else None
         self._session = _load_session(folder / "model.onnx", threads or physical_cores(), device)
         on_gpu = "CUDAExecutionProvider" in self._session.get_providers()
@@ -108,8 +111,9 @@ class Screener:
     def score(self, texts: Sequence[str]) -> Scores:
         """Scores in the order of ``texts``; equal texts are scored once.
 
-        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. A blank text
-        has toxicity 0, fluency 1 and an embedding of zeros.
+        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. A text that
+        is blank, or only marks and signs that the tokenizer does not know, has toxicity 0, fluency
+        1 and an embedding of zeros.
         """
         order: dict[str, int] = {}
         rows = np.array([order.setdefault(text, len(order)) for text in texts], dtype=np.intp)
@@ -141,11 +145,19 @@ class Screener:
                 halves = []
                 for (number, text), encoding in zip(chunk, encoded, strict=True):
                     ids = encoding.ids
+                    if self._says_nothing(text, encoding.tokens):
+                        continue
                     if len(ids) > self._max_tokens and len(text) > 1:
                         halves += [(number, half) for half in _halve(text)]
                     elif ids:
                         yield number, ids[: self._max_tokens]
                 chunk = halves
+
+    def _says_nothing(self, text: str, tokens: list[str]) -> bool:
+        """Whether there are only marks, and signs that the tokenizer does not know (emoji)."""
+        if any(c.isalnum() for c in text):
+            return False
+        return all(t in self._dumb or unicodedata.category(t[0])[0] == "P" for t in tokens if t)
 
     def _batches(
         self, pieces: list[tuple[int, list[int]]]

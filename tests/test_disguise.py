@@ -51,6 +51,7 @@ def reader(request: pytest.FixtureRequest) -> Deobfuscator:
         ("ｉｄｉｏｔ ⓘⓓⓘⓞⓣ 𝖎𝖉𝖎𝖔𝖙 🅸🅳🅸🅾🆃 ɪᴅɪᴏᴛ", "idiot idiot idiot idiot idiot"),
         ("&#105;&#x64;iot", "idiot"),
         ("&shy;idiot", "idiot"),
+        ("🖕", " fuck you "),
     ],
 )
 def test_disguises_are_seen_through(reader: Deobfuscator, text: str, seen: str) -> None:
@@ -64,6 +65,7 @@ def test_disguises_are_seen_through(reader: Deobfuscator, text: str, seen: str) 
         "it costs 10k or $5, 3rd of 12, at 5pm, 100% C++, 44MHz, 1080x720",
         "win10 co19 psi4",  # names with a number
         "1 2 3 4 5",
+        "<|im_end|> [INST] <|rewrite|> |so|",
         "@s0me1 https://example.org/1d10t a.b1@example.org r/1diots",
         "Это самый обычный русский текст, и в нём есть слово win.",
         "НЕТ, это не так: a car",

@@ -18,6 +18,26 @@ def test_empty_echoing_and_looping_answers() -> None:
     assert not is_degenerate("other words", "same words")
 
 
+def test_stumps_of_words() -> None:
+    assert is_degenerate("mail me, mor", "mail me, moron")
+    assert not is_degenerate("he like you", "he likes you, idiot")
+    assert not is_degenerate("that is stupid", "that is stupidity")
+
+
+@pytest.mark.parametrize(
+    ("answer", "comment", "expected"),
+    [
+        ("he is an joke", "he is an idiot", "he is a joke"),
+        ("an man of honour", "an idiot", "a man of honour"),
+        ("A awful plan", "A stupid plan", "An awful plan"),
+        ("an hour, a user, a unicorn", "idiot", "an hour, a user, a unicorn"),
+        ("buy an united jersey, moron", "you buy an united jersey", "buy an united jersey, moron"),
+    ],
+)
+def test_articles_agree_with_new_words(answer: str, comment: str, expected: str) -> None:
+    assert tidy(answer, comment) == expected
+
+
 def test_refusals() -> None:
     assert is_refusal("I'm sorry, but no", "you fool")
     assert not is_refusal("i'm sorry, but no", "i'm sorry, but you are a fool")

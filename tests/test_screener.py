@@ -117,6 +117,12 @@ def test_blank_texts_are_clean_and_fluent(tiny_screener_folder: Path) -> None:
         assert not scores.embedding.any()
 
 
+def test_marks_and_unknown_signs_say_nothing(tiny_screener_folder: Path) -> None:
+    engine = screener(tiny_screener_folder)
+    scores = engine.score(["!!!!!!", "😀😀", "?! 😀 …", "idiot 😀", "xyzzy"])
+    assert scores.toxicity == pytest.approx([0, 0, 0, TOXIC, CLEAN], abs=1e-6)
+
+
 def test_one_toxic_word_taints_a_long_text(tiny_screener_folder: Path) -> None:
     engine = screener(tiny_screener_folder)
     clean = "thanks my friend . " * 20_000  # 380,000 characters
