@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy_models import make_model
 
-from sro_edge.training.objective import sro_loss
+from sro_edge.training.objective import sro_loss, verdict_weights
 from sro_edge.training.packing import Group, answer_logprobs, micro_batches, pack
 
 END = 1  # of the vocabulary of two: token 0 is the only word, token 1 ends
@@ -88,6 +88,23 @@ def test_smoothing_bounds_the_fail_term() -> None:
     losses.sum().backward()
     assert ratio.grad is not None
     assert ratio.grad.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_over_the_errors_the_robust_loss_is_the_right_one(truth: bool) -> None:
+    error, y, x = 0.1, torch.tensor([1.5, 1.5]), torch.tensor([-0.5, -0.5])
+    answers = torch.tensor([truth, not truth])  # what the screener says: right, and wrong
+    losses, _ = sro_loss(y, x, verdict_weights(answers, error=error), beta=0.5)
+    right, _ = sro_loss(y, x, torch.tensor([float(truth)] * 2), beta=0.5)
+    expected = 0.9 * losses[0] + 0.1 * losses[1]
+    assert expected.item() == pytest.approx(right[0].item(), abs=1e-6)
+
+
+def test_without_error_a_weight_is_the_verdict_and_a_fact_outweighs_it() -> None:
+    passed = torch.tensor([True, False, True])
+    assert verdict_weights(passed).tolist() == [1.0, 0.0, 1.0]
+    sound = torch.tensor([True, True, False])
+    assert verdict_weights(passed, sound, 0.1).tolist() == pytest.approx([1.125, -0.125, 0.0])
 
 
 PROMPT = [0, 20, 30, 40, 3]

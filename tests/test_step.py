@@ -131,6 +131,27 @@ def test_length_normalised_ratios_are_per_token(policy: Policy) -> None:
     assert per_token["rewards/margins"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_robust_leader_corrects_for_the_flip_rate(policy: Policy) -> None:
+    nudge(policy)
+    samples = rollout(policy, SENTENCES, samples=2, max_new_tokens=LIMIT)
+    right = verdicts(*[True, False] * 5)
+    wrong = verdicts(*[False, True] * 5)
+    rate = {"screener_flip_rate": 0.2, "rpo_alpha": 0.5}
+    truth, _ = gradient(policy, SENTENCES, samples, right, rpo_alpha=0.5)
+    parts = [gradient(policy, SENTENCES, samples, seen, **rate)[0] for seen in (right, wrong)]
+    assert torch.allclose(0.8 * parts[0] + 0.2 * parts[1], truth, atol=1e-6)
+    plain, _ = gradient(policy, SENTENCES, samples, right, robust=False, **rate)
+    assert torch.allclose(plain, truth, atol=1e-6)
+
+
+def test_an_unsound_answer_has_failed_whatever_the_verdict(policy: Policy) -> None:
+    samples = rollout(policy, SENTENCES[:2], samples=1, max_new_tokens=LIMIT)
+    unsound = verdicts(True, True)._replace(sound=torch.tensor([True, False]))
+    robust, _ = gradient(policy, SENTENCES[:2], samples, unsound)
+    failed, _ = gradient(policy, SENTENCES[:2], samples, verdicts(True, False))
+    assert torch.allclose(robust, failed, atol=1e-7)
+
+
 def test_rollout_keeps_the_mode_and_ends_at_the_end_token(policy: Policy) -> None:
     policy.model.train()
     samples = rollout(policy, SENTENCES[:3], samples=4, max_new_tokens=40)

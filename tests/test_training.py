@@ -135,9 +135,17 @@ def test_follower_needs_toxicity_meaning_and_an_ended_answer(follower: Follower)
 
 def test_flip_rate_turns_verdicts_round(follower: Follower) -> None:
     comments, answers = TOXIC[:60], CLEAN[:60]
+
+    def flipped(rate: float) -> torch.Tensor:
+        wrong = dataclasses.replace(follower, flip_rate=rate)
+        passed = wrong.verdicts(comments, answers, [True] * 60).passed
+        return straight ^ passed
+
     straight = follower.verdicts(comments, answers, [True] * 60).passed
-    flipped = dataclasses.replace(follower, flip_rate=0.5).verdicts(comments, answers, [True] * 60)
-    assert 10 < (straight ^ flipped.passed).sum() < 50
+    some, more = flipped(0.1), flipped(0.45)
+    assert 1 <= some.sum() < more.sum() < 45
+    assert torch.equal(some & more, some)  # a screener that is worse errs where a better one did
+    assert torch.equal(flipped(0.1), some)  # and on the same texts each time
 
 
 def test_label_order_is_read_never_guessed(encoder_folder: Path) -> None:

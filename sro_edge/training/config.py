@@ -73,7 +73,7 @@ class SROConfig:
     )
     learning_rate: float = field(default=0.0, metadata={"help": "0: 2e-4 with LoRA, 3e-5 without"})
     rpo_alpha: float = field(
-        default=1.0, metadata={"help": "weight of the likelihood of passing samples, per token"}
+        default=2.0, metadata={"help": "weight of the likelihood of passing samples, per token"}
     )
     full_preference: bool = field(
         default=False,
@@ -106,6 +106,16 @@ class SROConfig:
         default=0.0,
         metadata={"help": "share of verdicts turned round: the perturbation experiment"},
     )
+    robust: bool = field(
+        default=True,
+        metadata={
+            "help": "weigh verdicts so that wrong ones cancel out; off: 1 and 0, as published"
+        },
+    )
+    screener_error: float = field(
+        default=0.0,
+        metadata={"help": "share of verdicts taken to be wrong at random, beside the flip rate"},
+    )
     eval_every: int = field(default=25, metadata={"help": "steps between evaluations"})
     eval_comments: int = field(default=128, metadata={"help": "held-out comments of an evaluation"})
     pairs_epochs: float = field(
@@ -126,8 +136,17 @@ class SROConfig:
             raise ValueError("steps, comments, samples and eval_every must be at least 1")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must lie in [0, 0.5), not {self.label_smoothing}")
+        for name in ("screener_flip_rate", "screener_error"):
+            if not 0 <= getattr(self, name) < 0.5:
+                raise ValueError(f"{name} must lie in [0, 0.5), not {getattr(self, name)}")
         if self.four_bit and self.lora is False:
             raise ValueError("four_bit freezes the base, so it cannot be trained in full")
+
+    @property
+    def verdict_error(self) -> float:
+        """Share of verdicts that are wrong: one of the two errors happened, and not the other."""
+        e, f = self.screener_error, self.screener_flip_rate
+        return e + f - 2 * e * f
 
 
 # Settings that change no loss, so that a run may go on with others.

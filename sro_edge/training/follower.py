@@ -91,12 +91,16 @@ class Classifier:
 
 
 class Verdicts(NamedTuple):
-    """Of N paraphrases: which pass (bool), toxicity, and similarity and fluency where known."""
+    """Of N paraphrases: which pass (bool), toxicity, and similarity and fluency where known.
+
+    ``sound`` says which are no echo, not degenerate and not cut off: facts, not opinions.
+    """
 
     passed: torch.Tensor
     toxicity: torch.Tensor
     similarity: torch.Tensor | None
     fluency: torch.Tensor | None
+    sound: torch.Tensor | None = None
 
 
 @dataclass
@@ -133,12 +137,22 @@ class Follower:
         if seen.fluency is not None:
             fluency = seen.fluency[y]
             passed &= fluency >= seen.fluency[x] - limits.fluency_drop
-        sound = [
-            done and not is_degenerate(a, c)
-            for c, a, done in zip(comments, answers, finished, strict=True)
-        ]
-        passed &= torch.tensor(sound)
+        sound = torch.tensor(
+            [
+                done and not is_degenerate(a, c)
+                for c, a, done in zip(comments, answers, finished, strict=True)
+            ]
+        )
+        passed &= sound
         if self.flip_rate:
-            rng = random.Random(f"{self.seed}/{len(texts)}/{answers[0]}")
-            passed ^= torch.tensor([rng.random() < self.flip_rate for _ in answers])
-        return Verdicts(passed, seen.toxicity[y], similarity, fluency)
+            passed ^= torch.tensor(
+                [self.flips(c, a) for c, a in zip(comments, answers, strict=True)]
+            )
+        return Verdicts(passed, seen.toxicity[y], similarity, fluency, sound)
+
+    def flips(self, comment: str, answer: str) -> bool:
+        """Whether this verdict is turned round: for one text always or never, as a screener errs.
+
+        What is flipped at one rate is flipped at every higher one.
+        """
+        return random.Random(f"{self.seed}/{comment}/{answer}").random() < self.flip_rate

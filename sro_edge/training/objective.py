@@ -54,3 +54,27 @@ def sro_loss(
     z_pass, z_fail = ratio_y - ratio_x, -ratio_y
     losses = weight * smoothed(z_pass) + (1 - weight) * smoothed(z_fail)
     return SROLoss(losses, torch.where(weight > 0.5, z_pass, z_fail).detach())
+
+
+def verdict_weights(
+    passed: torch.Tensor, sound: torch.Tensor | None = None, error: float = 0.0
+) -> torch.Tensor:
+    """The robust leader's weights w (N,) of verdicts of which a share ``error`` is wrong.
+
+        w = (v - e) / (1 - 2 e)         v the verdict, 1 or 0; e the error
+
+    Over the errors, the mean of w is the right verdict, and so the mean of :func:`sro_loss`, which
+    is linear in w, is the loss under right verdicts: the unbiased estimator of Natarajan et al.
+    2013 (Lemma 1), which Chowdhury et al. 2024 (robust DPO, eq. 9) brought to preferences. At e = 0
+    it is the plain bit. Label smoothing does the opposite, it moves the labels towards the noise.
+
+    What is known without asking a screener cannot be wrong: an answer that is empty, an echo, cut
+    off or degenerate has failed, whatever the verdict says.
+
+    Args:
+        passed: verdicts, bool (N,).
+        sound: answers that are neither degenerate nor cut off, bool (N,); None: all.
+        error: e, in [0, 0.5).
+    """
+    w = (passed.float() - error) / (1 - 2 * error)
+    return w if sound is None else torch.where(sound, w, torch.zeros_like(w))

@@ -64,7 +64,10 @@ def pack(groups: Sequence[Group], pad: int) -> Packed:
     width = max(group.width for group in groups)
     ids = torch.full((len(groups), width), pad)
     positions, segments = torch.zeros_like(ids), torch.full_like(ids, -1)
-    sources, targets, owners, lengths = [], [], [], []
+    sources: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    lengths: list[int] = []
     for row, (prompt, answers) in enumerate(groups):
         end = len(prompt)
         ids[row, :end] = torch.tensor(prompt)

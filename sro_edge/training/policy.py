@@ -48,6 +48,8 @@ class Policy:
         self.template, added = adapt_tokenizer(self.tokenizer, model.generation_config, base)
         grow_embeddings(model, self.tokenizer)
         device = PartialState().device
+        if device.type == "cpu":  # there the fused attention is slower on rows as short as these
+            model.set_attn_implementation("eager")
         self.bf16 = _multiplies_bf16(device) if config.bf16 is None else config.bf16
         self.lora = config.lora
         if self.lora is None:

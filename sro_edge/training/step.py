@@ -10,7 +10,7 @@ import torch
 
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Verdicts
-from sro_edge.training.objective import sro_loss
+from sro_edge.training.objective import sro_loss, verdict_weights
 from sro_edge.training.packing import Group, micro_batches, pack
 from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import Sample
@@ -56,7 +56,9 @@ def sro_backward(
     Returns:
         Means over the samples, under trl's names.
     """
-    weights = verdicts.passed.float()
+    error = config.verdict_error if config.robust else 0.0
+    sound = verdicts.sound if config.robust else None
+    weights = verdict_weights(verdicts.passed, sound, error)
     plans = list(_plans(policy, comments, samples, weights, config))
     total: Counter[str] = Counter()
     for places in micro_batches([plan.group.width for plan in plans], config.micro_batch_tokens):
