@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("evaluate:evaluate", "Measure how good rewrites are, beside the baselines."),
     "report": ("report:report", "Make a page to check a rewrite run with."),
     "bench": ("bench:bench", "Measure how fast a bundle is on this machine."),
+    "calibrate": ("calibrate:calibrate", "Find a toxicity threshold for your own comments."),
     "bundle": ("bundle:bundle", "Look at, check, pack or assemble model bundles."),
     "train": ("train:train", "Train a rewriter against a screener (SRO)."),
     "train-screener": ("train_screener:train_screener", "Train a screener."),
