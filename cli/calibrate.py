@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sro_edge.cli._shared import PATH, Share, stderr
+from sro_edge.cli._progress import stderr
+from sro_edge.cli._shared import PATH, Share
 
 if TYPE_CHECKING:
     from rich.table import Table

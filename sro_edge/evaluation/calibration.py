@@ -130,7 +130,7 @@ def choose(
     last = np.append(np.diff(scores[order]) < 0, True)
     good = np.flatnonzero((reached >= precision) & last)
     for n in good[::-1]:
-        threshold = math.floor(scores[order[n]] * _STEPS) / _STEPS
+        threshold = float(math.floor(scores[order[n]] * _STEPS) / _STEPS)
         if quality(labels, is_flagged(scores, threshold)).precision >= precision:
             return threshold
     raise InputError(
