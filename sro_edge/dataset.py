@@ -15,6 +15,7 @@ from typing import Any
 
 from sro_edge.checkpoints import WorkFolder, folder_of
 from sro_edge.columns import Annotator
+from sro_edge.durable import sync_folder
 from sro_edge.errors import InputError
 from sro_edge.formats import SUFFIXES, Source, kind_of, open_source
 from sro_edge.formats.base import file_fingerprint
@@ -84,6 +85,9 @@ class DatasetRun:
             self.resumed = self._total
         if work.manifest is None:
             manifests = list(self._files(work))
+            with work.writing():
+                for folder in (work.result, *work.result.rglob("*/")):
+                    sync_folder(folder)
             work.finish(self._manifest(manifests))
         work.publish(note)
         return work.manifest or {}

@@ -55,11 +55,16 @@ def move(source: Path, target: Path) -> None:
     """Rename a file or folder and make the new name survive a power cut."""
     os.replace(source, target)
     for folder in dict.fromkeys([target.parent, source.parent]):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(target: Path, data: dict[str, Any]) -> None:

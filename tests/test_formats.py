@@ -222,6 +222,15 @@ def test_a_folder_becomes_the_same_tree(tree: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.json", "tree"]
 
 
+def test_a_folder_of_lines(tmp_path: Path) -> None:
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "1.csv").write_bytes(b"text\nstupid\n")
+    (tmp_path / "in" / "2.tsv").write_bytes(b"id\ttext\n1\tfine\n")
+    assert rewrite_dump(tmp_path / "in", tmp_path / "out", FakeRewriter()).rows == 2
+    assert files(tmp_path / "out") == ["2.tsv", "a/1.csv"]
+    assert b"1\tfine\tfine\tclean" in (tmp_path / "out" / "2.tsv").read_bytes()
+
+
 @pytest.mark.parametrize("stop", [1, 8, 15, 22])
 def test_a_folder_is_taken_up_file_by_file(tree: Path, tmp_path: Path, stop: int) -> None:
     output, reference = tmp_path / "out", tmp_path / "reference"

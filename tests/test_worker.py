@@ -18,13 +18,14 @@ import pytest
 from tables import COMMENTS, FakeRewriter, assert_carried, read
 
 from sro_edge import worker
-from sro_edge.dump import Summary, rewrite_dump
+from sro_edge.dump import Summary, rewrite_dump, screen_dump
 from sro_edge.errors import BundleError, EngineError
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(worker.LOADERS, "rewrite", "engines:load")
+    monkeypatch.setitem(worker.LOADERS, "screen", "engines:load_screener")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
@@ -78,6 +79,24 @@ def test_what_kills_the_engine_costs_one_unit(
     assert re.search(message, troubles[0])
     assert "trying them again" in troubles[0]
     assert "they become unresolved: error" in troubles[1]
+
+
+def test_what_kills_the_screener_costs_one_unit(source: Path, output: Path) -> None:
+    write(source, ["fine", "abort", "", "fine too"])
+    with worker.remote_screener(None) as screener:
+        identity = screener.identity()
+        summary = screen_dump(
+            source, output, screener, threshold=0.05, settings=identity, unit_rows=3
+        )
+        assert_carried(source, output)
+        found = read(output)["text_toxicity"].to_pylist()
+        assert found == [None, None, None, pytest.approx(0.08)]
+        assert (summary.unresolved, summary.empty, summary.toxic) == (2, 1, 3)
+        assert summary.reasons == {"error": 2}
+        again = screen_dump(
+            source, output, screener, threshold=0.05, settings=identity, overwrite=True, limit=1
+        )
+    assert again.clean == 1
 
 
 def test_a_second_try_may_succeed(
