@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-_TEXT = """\
+from sro_edge.export.card_sections import (
+    data_section,
+    rewriter_section,
+    screener_section,
+    settings,
+    table,
+    weakest_sources,
+)
+
+_HEAD = """\
 ---
 license: {license_id}
 tags:
@@ -20,28 +30,55 @@ A bundle for sro-edge: it rewords toxic comments offline.
 
     sro-edge rewrite comments.parquet --bundle {name}
 
+"""
+_TRAINED = """\
 | file | what it is |
 |---|---|
 | `detoxifier.gguf` | the rewriter, stored as {gguf_type}, for llama.cpp |
-| `screener/model.onnx` | the screener ({outputs}), weights stored as {weights}, for ONNX Runtime |
+{others}| `screener/model.onnx` | the screener ({outputs}), stored as {weights}, for ONNX Runtime |
 | `lexicon.json` | toxic words, for the word-deleting last resort; may be missing |
-| `bundle.json` | prompt, thresholds, sampling, and the sha256 of every file |
+| `bundle.json` | prompt, thresholds, sampling, and size and sha256 of every file |
 | `proof.json` | how far the files are from the trained models |
 
-## How the rewriter was made
+A comment passes up to a toxicity of {toxicity:.4g}; its rewrite must also keep a similarity of
+{similarity:.4g} to it, and may lose {fluency_drop:.4g} of its fluency.
+
+## The rewriter
 
 {policy}
-## How the screener was made
+## The screener
 
 {screener}
+## Data
+
+{data}
 ## Proof of the export
 
 Measured on the exporting machine before the bundle was written; an export that misses a bound
-writes nothing.
+writes nothing, unless whoever ran it accepted that: such a figure is marked.
 
-| figure | value | bound |
-|---|---|---|
 {proof}
+"""
+_ASSEMBLED = """\
+It was assembled of two models that were trained elsewhere. They were opened and asked once; how
+good they are together was not measured, and that the files are what was trained is not proven.
+
+## The rewriter
+
+`detoxifier.gguf` says of itself:
+
+{origin}
+## The screener
+
+`screener/`. Its thresholds fit no measurement: choose them on comments of your own.
+
+{thresholds}
+"""
+_TAIL = """\
+## Licence
+
+The weights: {license}. The texts that they were trained on are not part of the bundle and keep
+their own terms.
 
 ## Intended use and limits
 
@@ -51,8 +88,14 @@ writes nothing.
   keeps the original beside it; look at samples before you rely on them.
 - Screener and rewriter carry the biases of their training texts, such as marking dialects or
   names of groups as toxic. Languages they were not trained on are outside their use.
-- Rewriting is not anonymisation, and a rewritten dump is not safe for work by guarantee.
-{notes}"""
+{weakest}- Rewriting is not anonymisation, and a rewritten dump is not safe for work by guarantee.
+{notes}{settings}"""
+_SETTINGS = """
+<details><summary>All settings and figures of the {model}'s run</summary>
+
+{rows}
+</details>
+"""
 
 
 def model_card(
@@ -60,9 +103,10 @@ def model_card(
     name: str,
     version: str,
     license: str,
-    gguf_type: str,
+    gguf_types: Sequence[str],
     outputs: list[str],
     weights: str,
+    thresholds: dict[str, float],
     policy: dict[str, Any],
     screener: dict[str, Any],
     proof: dict[str, Any],
@@ -74,95 +118,40 @@ def model_card(
         name: the bundle's name.
         version: the bundle's version.
         license: SPDX identifier.
-        gguf_type: how the rewriter's weights are stored.
+        gguf_types: how the rewriter's weights are stored, in ``detoxifier.gguf`` first.
         outputs: what the screener returns.
         weights: how the screener's weights are stored.
+        thresholds: what a rewrite must reach.
         policy: the policy's ``run.json``.
         screener: the screener's ``run.json``.
         proof: content of ``proof.json``.
         notes: Markdown put at the end.
     """
-    return _TEXT.format(
-        name=name,
-        version=version,
-        license_id=license.lower(),
-        gguf_type=gguf_type,
+    others = "".join(
+        f"| `detoxifier-{kind}.gguf` | the rewriter once more, stored as {kind} |\n"
+        for kind in gguf_types[1:]
+    )
+    figures = [[row["meaning"], row["value"], bound_text(row)] for row in proof.values()]
+    records = {"rewriter": policy, "screener": screener}
+    middle = _TRAINED.format(
+        gguf_type=gguf_types[0],
+        others=others,
         outputs=", ".join(outputs),
         weights=weights,
-        policy=_record(policy),
-        screener=_record(screener),
-        proof="\n".join(
-            f"| {row['meaning']} | {row['value']:.4g} | {bound_text(row)} |"
-            for row in proof.values()
-        ),
-        notes=f"\n{notes.strip()}\n" if notes.strip() else "",
+        policy=rewriter_section(policy),
+        screener=screener_section(screener),
+        data=data_section(records),
+        proof=table(["figure", "value", "bound"], figures).rstrip(),
+        **thresholds,
     )
-
-
-def bound_text(row: dict[str, Any]) -> str:
-    """The bound of one figure of ``proof.json``: ``<= 0.1``, or a dash."""
-    if "at_most" in row:
-        return f"<= {row['at_most']:g}"
-    return f">= {row['at_least']:g}" if "at_least" in row else "-"
-
-
-def _record(record: dict[str, Any]) -> str:
-    """A table of all figures and settings of a ``run.json``."""
-    if not record:
-        return "Not recorded: it was exported from a plain model folder.\n"
-    rows = "\n".join(f"| {key} | {value} |" for key, value in _flat(record, ""))
-    return f"| setting or figure | value |\n|---|---|\n{rows}\n"
-
-
-def _flat(record: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in record.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key} / ")
-        else:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            rows.append((prefix + key, shown.replace("|", "\\|").replace("\n", " ")))
-    return rows
-
-
-_ASSEMBLED = """\
----
-license: {license_id}
-tags:
-  - text-detoxification
-  - gguf
-  - onnx
----
-
-# {name} {version}
-
-A bundle for sro-edge: it rewords toxic comments offline.
-
-    sro-edge rewrite comments.parquet --bundle {name}
-
-It was assembled of two models that were trained elsewhere. They were opened and asked once; how
-good they are together was not measured, and that the files are what was trained is not proven.
-
-## The rewriter
-
-`detoxifier.gguf` says of itself:
-
-{origin}
-## The screener
-
-`screener/`; what it may not pass was set by whoever assembled the bundle:
-
-{thresholds}
-## Licence
-
-{license}, as given when the bundle was assembled. The models' own licences hold.
-
-## Limits
-
-- A rewrite may change or lose meaning, most of all where the screener has no embedding. Judge a
-  sample before you rely on it (`sro-edge report`, `sro-edge evaluate`).
-- The thresholds fit no measurement: choose them on comments of your own.
-{notes}"""
+    details = [
+        _SETTINGS.format(model=model, rows=settings(record))
+        for model, record in records.items()
+        if record
+    ]
+    found = weakest_sources(screener)
+    weakest = f"- The screener errs most on comments of {', '.join(found)}.\n" if found else ""
+    return _card(name, version, license, middle, notes, weakest, "".join(details))
 
 
 def assembled_card(
@@ -184,12 +173,32 @@ def assembled_card(
         thresholds: what a rewrite must reach.
         notes: Markdown put at the end.
     """
-    return _ASSEMBLED.format(
-        name=name,
-        version=version,
+    middle = _ASSEMBLED.format(origin=settings(origin), thresholds=settings(thresholds))
+    return _card(name, version, license, middle, notes)
+
+
+def bound_text(row: dict[str, Any]) -> str:
+    """The bound of one figure of ``proof.json``: ``<= 0.1``, or a dash; a missed one says so."""
+    missed = " (missed, accepted)" if row.get("accepted") else ""
+    if "at_most" in row:
+        return f"<= {row['at_most']:.3g}{missed}"
+    return f">= {row['at_least']:.3g}{missed}" if "at_least" in row else "-"
+
+
+def _card(
+    name: str,
+    version: str,
+    license: str,
+    middle: str,
+    notes: str,
+    weakest: str = "",
+    details: str = "",
+) -> str:
+    head = _HEAD.format(name=name, version=version, license_id=license.lower())
+    tail = _TAIL.format(
         license=license,
-        license_id=license.lower(),
-        origin=_record(origin),
-        thresholds=_record(thresholds),
+        weakest=weakest,
         notes=f"\n{notes.strip()}\n" if notes.strip() else "",
+        settings=details,
     )
+    return f"{head}{middle}\n{tail}"

@@ -61,6 +61,7 @@ def test_bundle_is_whole_and_proven(adapter_run: Path, screener_run: Path, tmp_p
     assert {"merge.logits", "gguf.q8_0.kl", "screener.flips"} <= set(figures)
     card = (out / "README.md").read_text()
     assert all(row["meaning"] in card for row in figures.values())
+    assert "A comment passes up to a toxicity of " in card
 
 
 def test_chat_model_is_prompted_through_its_own_template(tmp_path: Path) -> None:
