@@ -154,6 +154,18 @@ def training_progress(
         shown: metric -> how it is written, a format with one place; for 80 columns in all.
         quiet: show nothing; of several processes, one speaks.
     """
+    try:
+        with _shown(total, key, shown, quiet) as update:
+            yield update
+    except KeyboardInterrupt:
+        click.echo("Interrupted. Go on from the last checkpoint with --out and --resume.", err=True)
+        raise
+
+
+@contextmanager
+def _shown(
+    total: int, key: str, shown: dict[str, str], quiet: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
     console = stderr()
     if quiet:
         yield lambda metrics: None
@@ -166,7 +178,7 @@ def training_progress(
 
     one_line = Column(no_wrap=True, overflow="ellipsis")
     columns = (
-        BarColumn(10),
+        BarColumn(8),
         TextColumn("{task.description}", table_column=one_line),
         TimeRemainingColumn(compact=True),
     )

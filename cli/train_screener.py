@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sro_edge.cli._training import (
+    PILE,
     READABLE,
     build_config,
     config_options,
@@ -22,8 +23,8 @@ from sro_edge.training.config import ScreenerConfig
 
 @click.command("train-screener")
 @click.option("--train", type=READABLE, multiple=True, help="Labelled comments (repeatable).")
-@click.option("--toxic", type=READABLE, multiple=True, help="Comments that are all toxic.")
-@click.option("--clean", type=READABLE, multiple=True, help="Comments that are all clean.")
+@click.option("--toxic", type=PILE, multiple=True, help="Comments that are all toxic.")
+@click.option("--clean", type=PILE, multiple=True, help="Comments that are all clean.")
 @click.option("--dev", type=READABLE, multiple=True, required=True, help="Picks the thresholds.")
 @click.option("--test", type=READABLE, multiple=True, help="Only reported on.")
 @click.option("--sentences", type=READABLE, multiple=True, help="Text to learn fluency from.")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sro_edge.cli._training import (
+    PILE,
     READABLE,
     build_config,
     config_options,
@@ -21,8 +22,8 @@ from sro_edge.training.config import WarmStartConfig
 
 
 @click.command("warm-start")
-@click.option("--toxic", type=READABLE, multiple=True, required=True, help="Toxic pile.")
-@click.option("--clean", type=READABLE, multiple=True, required=True, help="Clean pile.")
+@click.option("--toxic", type=PILE, multiple=True, required=True, help="Toxic pile.")
+@click.option("--clean", type=PILE, multiple=True, required=True, help="Clean pile.")
 @click.option("--plain", type=READABLE, multiple=True, help="General clean text.")
 @click.option(
     "--mining",

@@ -16,7 +16,7 @@ from sro_edge.export.gguf_vocabulary import explicit_spaces
 from sro_edge.export.probes import PROMPTS
 from sro_edge.export.runs import Run
 from sro_edge.prompt import PromptTemplate
-from sro_edge.training.policy import grow_embeddings
+from sro_edge.training.policy import adapter_base, grow_embeddings
 from sro_edge.training.templates import template_for
 from sro_edge.training.tokens import tokenize_with
 
@@ -62,7 +62,7 @@ def load_policy(run: Run) -> Policy:
     """
     from transformers import AutoTokenizer
 
-    base = _adapter_base(run) if run.is_adapter else str(run.model)
+    base = adapter_base(run.model / "adapter_config.json") if run.is_adapter else str(run.model)
     model = _load_causal(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -146,18 +146,6 @@ def _load_causal(base: str) -> Any:
     if loading["missing_keys"]:
         raise ModelError(f"{base} is incomplete: it lacks {', '.join(loading['missing_keys'])}")
     return model.eval()
-
-
-def _adapter_base(run: Run) -> str:
-    """Folder or hub name of an adapter's base; a relative folder also counts from the run."""
-    config = run.read_json("adapter_config.json") or {}
-    base = config.get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise ModelError(f"{run.model}/adapter_config.json does not name the adapter's base model")
-    for folder in (Path(base), run.folder / base):
-        if folder.is_dir():
-            return str(folder)
-    return base
 
 
 def _base_name(run: Run) -> str | None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sro_edge.errors import MissingExtraError, ModelError
 from sro_edge.prompt import PromptTemplate
+from sro_edge.training import processes
 from sro_edge.training.config import SROConfig
 from sro_edge.training.packing import Packed, answer_logprobs
 from sro_edge.training.rollout import Prompter
@@ -47,7 +47,7 @@ class Policy:
         model = _load_model(origin, config)
         self.template, added = adapt_tokenizer(self.tokenizer, model.generation_config, base)
         grow_embeddings(model, self.tokenizer)
-        device = PartialState().device
+        device = processes.device()
         if device.type == "cpu":  # there the fused attention is slower on rows as short as these
             model.set_attn_implementation("eager")
         self.bf16 = _multiplies_bf16(device) if config.bf16 is None else config.bf16

@@ -11,25 +11,31 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from accelerate.utils import reduce as all_reduce
 
 T = TypeVar("T")
 
 
+def device() -> torch.device:
+    """Where this process computes."""
+    found: torch.device = _state().device
+    return found
+
+
 def count() -> int:
     """How many processes train together."""
-    return int(PartialState().num_processes)
+    return int(_state().num_processes)
 
 
 def is_main() -> bool:
     """Whether this process writes and speaks for all."""
-    return bool(PartialState().is_main_process)
+    return bool(_state().is_main_process)
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
     """This process's part of ``items``: every n-th."""
-    state = PartialState()
+    state = _state()
     return items[state.process_index :: state.num_processes]
 
 
@@ -62,3 +68,10 @@ def average_metrics(metrics: dict[str, float]) -> dict[str, float]:
     names = dict.fromkeys(name for part in parts for name in part)
     values = {name: [part[name] for part in parts if name in part] for name in names}
     return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _state() -> PartialState:
+    # Unless told that it runs on CPUs, accelerate takes each of several processes for a lone one.
+    return PartialState(
+        cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    )
