@@ -93,7 +93,8 @@ class _Search:
             word if i not in gone else self.left[i] if i in self.lexical else ""
             for i, word in enumerate(self.words)
         )
-        return _tidy(" ".join(kept))
+        text = " ".join(" ".join(kept).split())
+        return _tidy(text) if gone & self.lexical else text
 
     def ask(self, *, first: bool) -> Iterator[tuple[Words, str]]:
         """What to screen next: at first single words and the lexicon's, then combinations."""
@@ -123,13 +124,34 @@ class _Search:
             if base not in self.found:
                 continue
             wide = base in (frozenset(), self.lexical)
-            for more in _combinations(effect) if wide else [frozenset([i]) for i in effect]:
+            for more in self.combinations(base, effect, wide=wide):
                 gone = base | more
                 if gone in self.found or len(gone) == len(self.words):
                     continue
                 parts = [self.found[base], *(effect[i] for i in more - base)]
                 predicted[gone] = self.worth(_Effects(*map(sum, zip(*parts, strict=True))))
         return heapq.nlargest(_PROMISING, predicted, key=lambda gone: predicted[gone])
+
+    def combinations(
+        self, base: Words, effect: Mapping[int, _Effects], *, wide: bool
+    ) -> Iterator[Words]:
+        """What to delete beside ``base``: hot words, neighbours with one, and words beside a gap.
+
+        Hot are the words without which the text is least toxic. Where ``wide``, up to three
+        neighbours, any two hot words, or a hot word and two neighbours elsewhere.
+        """
+        hot = heapq.nsmallest(_HOT, effect, key=lambda i: effect[i].toxicity)
+        near = {*hot, *(i + step for i in base for step in (-1, 1))}
+        runs = [
+            run
+            for length in ((1, 2, 3) if wide else (1,))
+            for i in effect
+            if (run := frozenset(range(i, i + length))) <= effect.keys() and run & near
+        ]
+        yield from runs
+        if wide:
+            yield from map(frozenset, combinations(hot, 2))
+            yield from (run | {i} for run in runs if len(run) == 2 for i in hot)
 
     def worth(self, effects: _Effects) -> float:
         """(1 - toxicity) x similarity x fluency, times the chance that it passes."""
@@ -138,16 +160,6 @@ class _Search:
         passes *= _sigmoid(20 * (effects.similarity - self.limits.similarity))
         kept = max(effects.similarity, 0.0) * _sigmoid(effects.fluency)
         return (1 - toxicity) * kept * passes
-
-
-def _combinations(effect: Mapping[int, _Effects]) -> Iterator[Words]:
-    """Up to three neighbours, any two of the most toxic words, one of them with two neighbours."""
-    runs = [frozenset(range(i, i + n)) for n in (1, 2, 3) for i in effect]
-    runs = [run for run in runs if run <= effect.keys()]
-    hot = heapq.nsmallest(_HOT, effect, key=lambda i: effect[i].toxicity)
-    yield from runs
-    yield from map(frozenset, combinations(hot, 2))
-    yield from (run | {i} for run in runs if len(run) == 2 for i in hot)
 
 
 def _effects(scores: Scores, before: int, after: int) -> _Effects:
