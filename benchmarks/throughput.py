@@ -64,7 +64,7 @@ def main() -> None:
         from shapes import make
 
         trained, full, small = make(options.model, bundle, options.work)
-    work = _work(bundle, small, _toxic(bundle, options))
+    work = _work(bundle, small, toxic_comments(bundle, options))
     races: dict[str, Any] = {}
     if "loop" in options.parts:
         rivals = {
@@ -131,7 +131,8 @@ def race(rivals: dict[str, Rival], comments: int, rounds: int) -> dict[str, Any]
     }
 
 
-def _toxic(bundle: Bundle, options: argparse.Namespace) -> list[str]:
+def toxic_comments(bundle: Bundle, options: argparse.Namespace) -> list[str]:
+    """The first toxic comments of a dump, 21 to 200 characters long."""
     column = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()[: options.rows]
     texts = list(dict.fromkeys(t for t in column if t and 20 < len(t.strip()) <= 200))
     scores = Screener(bundle.screener, threads=options.threads, device="cpu").score(texts).toxicity
