@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sro_edge.detoxifier import Request
 
 _SHARED_PREFIX = 8  # tokens from which on copying the prefix is faster than reading it
+# From 64 tokens of one sequence on, llama.cpp's attention on a CPU goes by tiles and rounds by what
+# else is in a tile.
+_AT_ONCE = 63
 
 
 @dataclass
@@ -210,9 +213,9 @@ class Flight:
         holder = len(self._slots) + len(self._all_holders)
         if not self._prefix_read:
             batch = self._llama.batch
-            for start in range(0, len(self._prefix), batch.size):
+            for start in range(0, len(self._prefix), _AT_ONCE):
                 batch.clear()
-                batch.add(self._prefix[start : start + batch.size], start, holder, rows=0)
+                batch.add(self._prefix[start : start + _AT_ONCE], start, holder, rows=0)
                 self._llama.decode()
             self._prefix_read = True
         self._llama.copy(holder, sequence)
@@ -249,7 +252,7 @@ class Flight:
         for slot in self._active:
             tokens = slot.feed
             if len(tokens) > 1:
-                tokens = tokens[:room]
+                tokens = tokens[: min(room, _AT_ONCE - depth)]
                 room -= len(tokens)
             slot.feed = slot.feed[len(tokens) :]
             slot.guess = []

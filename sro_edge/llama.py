@@ -32,7 +32,8 @@ class Llama:
 
     Every sequence has memory of its own, so attention never walks over its neighbours. On a CPU a
     q8_0 or q4_0 model then gives a token the same logits, bit for bit, whatever else is in the
-    batch and however many tokens are read in one step (with one memory for all they moved by 0.1).
+    batch and whether 1 or 63 tokens of the sequence are read in one step, as long as the sequence
+    has up to 256 tokens (with one memory for all they moved by 0.1).
 
     Args:
         path: the GGUF file.

@@ -74,7 +74,7 @@ def always(model: Detoxifier, guesses: int) -> None:
 def test_guessing_changes_no_answer(small_gguf: Path, guesses: int, temperature: float) -> None:
     requests = [
         Request(n, comment, samples=1 + n % 3, temperature=temperature, top_p=0.95)
-        for n, comment in enumerate(COMMENTS)
+        for n, comment in enumerate([*COMMENTS, "and ".join(COMMENTS[:4]), COMMENTS[0] * 3])
     ]
     with engine(small_gguf, lookup=False) as plain, engine(small_gguf, slots=5) as guessing:
         always(guessing, guesses)
@@ -87,7 +87,8 @@ def test_the_embedded_bundle_answers_the_same_with_guesses_and_in_company(
     bundle = Bundle.load()
     lines = (Path(__file__).parent.parent / "examples/comments.jsonl").read_text("utf-8")
     comments = [json.loads(line)["text"] for line in lines.splitlines()[:60]]
-    requests = [Request(n, c) for n, c in enumerate(comments) if c and len(c) < 120]
+    comments += [" ".join(filter(None, comments[n : n + 8])) for n in range(0, 40, 8)]
+    requests = [Request(n, c) for n, c in enumerate(comments) if c]
     found, counts = [], []
     for lookup, slots in ((False, 1), (True, 1), (True, 32)):
         steps.clear()
@@ -99,7 +100,7 @@ def test_the_embedded_bundle_answers_the_same_with_guesses_and_in_company(
             found.append(answers(model, requests))
         counts.append(len(steps))
     assert found[0] == found[1] == found[2]
-    assert counts[1] < counts[0] / 3
+    assert counts[1] < counts[0] / 2
     assert counts[2] < counts[0] / 8
 
 
