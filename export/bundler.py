@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sro_edge.bundle import Bundle, Sampling
+from sro_edge.bundle import Bundle, Sampling, Thresholds
 from sro_edge.errors import ExportError
 from sro_edge.export.card import model_card
 from sro_edge.export.config import ExportConfig, write_json
-from sro_edge.export.figures import Figure
-from sro_edge.export.policy import export_policy
+from sro_edge.export.figures import Figure, require
+from sro_edge.export.policy import export_policy, prove_rewrites
 from sro_edge.export.quiet import quiet
 from sro_edge.export.runs import Run, open_run
 from sro_edge.export.screener import export_screener
@@ -61,14 +61,20 @@ def export_bundle(
     figures: list[Figure] = []
     with quiet(), new_folder(Path(out), overwrite=overwrite, is_ours=is_export) as (folder, work):
         fields: dict[str, Any] = {}
+        rewriter = None
         if policy is not None:
-            found = export_policy(policy, folder, work, config, Path(out), progress)
-            figures += found.figures
-            fields |= found.fields
+            rewriter = export_policy(policy, folder, work, config, Path(out), progress)
+            figures += rewriter.figures
+            fields |= rewriter.fields
         if screener is not None:
             found = export_screener(screener, folder, config, progress)
             figures += found.figures
             fields |= found.fields
+        if rewriter is not None and screener is not None:
+            progress("proving rewrites")
+            thresholds = Thresholds(**fields["thresholds"])
+            rewrites = prove_rewrites(rewriter, folder / "screener", thresholds)
+            figures += require(rewrites, config.accept_drift)
         proof = {figure.key: figure.to_dict() for figure in figures}
         write_json(folder / PROOF, proof)
         if policy is not None and screener is not None:
@@ -98,7 +104,7 @@ def _describe(
         name=name,
         version=config.version,
         license=config.license,
-        gguf_types=[config.gguf_type],
+        gguf_types=config.gguf_types,
         outputs=fields["outputs"],
         weights=config.screener_weights,
         thresholds=fields["thresholds"],

@@ -9,7 +9,7 @@ from typing import Any
 
 from sro_edge.errors import ExportError
 from sro_edge.export.figures import Figure
-from sro_edge.export.gguf_types import GGUF_TYPES
+from sro_edge.export.gguf_types import DEFAULT_TYPE, GGUF_TYPES
 from sro_edge.export.onnx_weights import WEIGHTS
 from sro_edge.export.onnx_writer import EXPORTERS
 
@@ -19,7 +19,11 @@ class ExportConfig:
     """What is written, and how.
 
     Args:
-        gguf_type: one of :data:`sro_edge.export.gguf_types.GGUF_TYPES`.
+        gguf_types: some of :data:`sro_edge.export.gguf_types.GGUF_TYPES`; the first becomes
+            ``detoxifier.gguf``, any other ``detoxifier-TYPE.gguf`` beside it.
+        llama_cpp: a llama.cpp checkout, whose converter then writes the GGUF.
+        probes: file of comments to prove the export on; default: made up.
+        accept_drift: write the bundle although a figure of the proof misses its bound.
         screener_weights: one of :data:`sro_edge.export.onnx_weights.WEIGHTS`.
         exporter: one of :data:`sro_edge.export.onnx_writer.EXPORTERS`.
         optimum_cli: the ``optimum-cli`` to run; empty for the one on the PATH.
@@ -30,7 +34,10 @@ class ExportConfig:
         notes: Markdown for the end of the model card.
     """
 
-    gguf_type: str = "q8_0"
+    gguf_types: tuple[str, ...] = (DEFAULT_TYPE,)
+    llama_cpp: Path | None = None
+    probes: Path | None = None
+    accept_drift: bool = False
     screener_weights: str = "small"
     exporter: str = "transformers"
     optimum_cli: str = ""
@@ -42,8 +49,11 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         """Refuse types that cannot be written."""
-        if self.gguf_type not in GGUF_TYPES:
-            raise ExportError(f"GGUF type {self.gguf_type!r} is not one of {', '.join(GGUF_TYPES)}")
+        for name in self.gguf_types:
+            if name not in GGUF_TYPES:
+                raise ExportError(f"GGUF type {name!r} is not one of {', '.join(GGUF_TYPES)}")
+        if not self.gguf_types or len(set(self.gguf_types)) < len(self.gguf_types):
+            raise ExportError("name at least one GGUF type, and none twice")
         if self.screener_weights not in WEIGHTS:
             raise ExportError(
                 f"screener weights {self.screener_weights!r} are not one of {', '.join(WEIGHTS)}"

@@ -45,22 +45,27 @@ class Figure:
             "meaning": self.meaning,
             "value": self.value,
             **{name: bound for name, bound in bounds.items() if bound is not None},
+            **({} if self.passed else {"accepted": True}),  # else nothing would be written
         }
 
 
-def require(figures: Iterable[Figure]) -> list[Figure]:
-    """The figures, all of which keep their bounds.
+def require(figures: Iterable[Figure], accept_drift: bool = False) -> list[Figure]:
+    """The figures, all of which keep their bounds, unless the user accepts what they say.
+
+    Args:
+        figures: what was measured.
+        accept_drift: let figures outside their bounds pass; ``proof.json`` says so.
 
     Raises:
         ExportError: names the first that does not, and its bound.
     """
     found = list(figures)
     for figure in found:
-        if not figure.passed:
+        if not figure.passed and not accept_drift:
             above = figure.at_most is not None and not figure.value <= figure.at_most
             bound = f"above {figure.at_most:g}" if above else f"below {figure.at_least:g}"
             raise ExportError(
                 f"proof failed: {figure.meaning} is {figure.value:.3g}, {bound} ({figure.key}); "
-                f"{figure.advice}"
+                f"{figure.advice}; --accept-drift writes the bundle all the same"
             )
     return found

@@ -20,6 +20,13 @@ GGUF_TYPES = {
     "q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
     "iq4_nl": "LLAMA_FTYPE_MOSTLY_IQ4_NL",
 }
+DEFAULT_TYPE = "q8_0"
+_BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 6, "q4_k_m": 5.2}
+
+
+def estimated_bytes(parameters: int, gguf_type: str) -> int:
+    """How large a file will be at most; embeddings are kept in more bits than the rest."""
+    return int(parameters * _BITS.get(gguf_type, 5.2) / 8 * 1.2) + 16_000_000
 
 
 def convert_gguf(source: Path, target: Path, gguf_type: str) -> None:

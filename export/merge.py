@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sro_edge.errors import ExportError, ModelError
-from sro_edge.export.figures import Figure, require
+from sro_edge.export.figures import Figure
 from sro_edge.export.gguf_vocabulary import explicit_spaces
 from sro_edge.export.probes import PROMPTS
 from sro_edge.export.runs import Run
@@ -53,8 +53,12 @@ class Policy:
     figures: list[Figure]
 
 
-def load_policy(run: Run) -> Policy:
+def load_policy(run: Run, *, any_architecture: bool = False) -> Policy:
     """Load the policy of ``run``, without ever reading a pickle.
+
+    Args:
+        run: the policy's.
+        any_architecture: take architectures beyond :data:`ARCHITECTURES` as well.
 
     Raises:
         ExportError: its architecture cannot be converted, or merging changed its answers.
@@ -63,7 +67,9 @@ def load_policy(run: Run) -> Policy:
     from transformers import AutoTokenizer
 
     base = adapter_base(run.model / "adapter_config.json") if run.is_adapter else str(run.model)
-    model = _load_causal(base)
+    if run.is_adapter:
+        _check_base_is_unchanged(run, base)
+    model = _load_causal(base, any_architecture)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             run.model if (run.model / "tokenizer.json").is_file() else base
@@ -76,15 +82,13 @@ def load_policy(run: Run) -> Policy:
     if run.is_adapter:
         prompts = [template.encode(text, tokenize_with(tokenizer)) for text in PROMPTS]
         model, difference = merge_adapter(model, run.model, prompts)
-        figures = require(
-            [
-                Figure(
-                    "merge.logits",
-                    "largest logit difference, adapter and merged weights",
-                    difference,
-                    at_most=_MERGE_BOUND,
-                )
-            ]
+        figures.append(
+            Figure(
+                "merge.logits",
+                "largest logit difference, adapter and merged weights",
+                difference,
+                at_most=_MERGE_BOUND,
+            )
         )
     return Policy(model, tokenizer, template, _lexicon(run, base), _base_name(run), figures)
 
@@ -107,7 +111,15 @@ def merge_adapter(base: Any, adapter: Path, prompts: list[list[int]]) -> tuple[A
             f"{adapter} has no adapter_model.safetensors; pickled adapters are not loaded, save it "
             "with safe_serialization=True"
         )
-    tuned = PeftModel.from_pretrained(base, adapter).eval()
+    try:
+        tuned = PeftModel.from_pretrained(base, adapter).eval()
+    except (RuntimeError, ValueError, KeyError) as error:  # other shapes, or other layers
+        raise ModelError(
+            f"the adapter in {adapter} does not fit {base.config.name_or_path}, which its "
+            "adapter_config.json names as its base: it was trained on another model "
+            f"({str(error).splitlines()[-1].strip()}); put that one back, or mend "
+            "base_model_name_or_path"
+        ) from error
     before = [_logits(tuned, ids) for ids in prompts]
     merged = tuned.merge_and_unload()
     after = [_logits(merged, ids) for ids in prompts]
@@ -121,16 +133,17 @@ def _logits(model: Any, ids: list[int]) -> torch.Tensor:
     return logits
 
 
-def _load_causal(base: str) -> Any:
+def _load_causal(base: str, any_architecture: bool) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(base)
         name = (config.architectures or ["unknown"])[0]
-        if name not in ARCHITECTURES:
+        if name not in ARCHITECTURES and not any_architecture:
             raise ExportError(
                 f"{base} is a {name}, which cannot be written as GGUF here; supported are "
-                f"{', '.join(ARCHITECTURES)}"
+                f"{', '.join(ARCHITECTURES)}; for others name a llama.cpp checkout with "
+                "--llama-cpp, whose converter is then used"
             )
         model, loading = AutoModelForCausalLM.from_pretrained(
             base,
@@ -146,6 +159,19 @@ def _load_causal(base: str) -> Any:
     if loading["missing_keys"]:
         raise ModelError(f"{base} is incomplete: it lacks {', '.join(loading['missing_keys'])}")
     return model.eval()
+
+
+def _check_base_is_unchanged(run: Run, base: str) -> None:
+    """An adapter of ours remembers the record of the run whose model it was trained on."""
+    recorded = run.record.get("base_run")
+    file = Path(base).parent / "run.json"
+    if recorded is None or not file.is_file():
+        return
+    if json.loads(file.read_text("utf-8")) != recorded:
+        raise ModelError(
+            f"the adapter in {run.model} was trained on an earlier model than the one that is now "
+            f"in {base}: its run.json has changed since; train again, or put the old model back"
+        )
 
 
 def _base_name(run: Run) -> str | None:

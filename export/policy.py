@@ -1,21 +1,41 @@
-"""The rewriter's half of an export: merged, written as GGUF, proven."""
+"""The rewriter's half of an export: merged, written as GGUF in every type asked for, proven."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sro_edge.bundle import Thresholds
 from sro_edge.export.config import ExportConfig, Part, write_json
-from sro_edge.export.figures import require
-from sro_edge.export.gguf_types import convert_gguf
+from sro_edge.export.converter import check_checkout, run_converter
+from sro_edge.export.figures import Figure, require
+from sro_edge.export.gguf_types import convert_gguf, estimated_bytes
 from sro_edge.export.gguf_writer import About, write_gguf
 from sro_edge.export.merge import Policy, load_policy
-from sro_edge.export.proof_gguf import prove_logits, prove_tokens
+from sro_edge.export.probes import COMMENTS, is_awkward, read_probes
+from sro_edge.export.proof_gguf import proof_threads, prove_logits, prove_tokens
+from sro_edge.export.proof_rewrites import compare_rewrites
 from sro_edge.export.runs import Run
+from sro_edge.export.space import require_space
 from sro_edge.manifest import DETOXIFIER, LEXICON
+from sro_edge.screener import Screener
 
-_EXACT_KL, _EXACT_TOP1 = 1e-3, 0.99  # fp32 GGUF against fp32 torch
-_STORED_KL = 0.1  # the type that is shipped against fp32 torch
+
+@dataclass(frozen=True)
+class PolicyPart(Part):
+    """What the rewriter's half gives, and what its rewrites are proven with.
+
+    Args:
+        policy: the trained model, merged.
+        files: GGUF type -> file in the bundle.
+        comments: a probe set that holds toxic comments.
+    """
+
+    policy: Policy
+    files: dict[str, Path]
+    comments: Sequence[str]
 
 
 def export_policy(
@@ -25,32 +45,75 @@ def export_policy(
     config: ExportConfig,
     out: Path,
     progress: Callable[[str], None],
-) -> Part:
-    """Write and prove ``detoxifier.gguf``, and copy the lexicon.
+) -> PolicyPart:
+    """Write and prove ``detoxifier.gguf`` and its like in other types, and copy the lexicon.
+
+    Args:
+        run: the policy's.
+        folder: the bundle to be.
+        work: folder for working files, on the same disk.
+        config: types, probes, converter.
+        out: what the bundle will be called.
+        progress: called with the name of each step.
 
     Raises:
-        ExportError: the model cannot be converted, or a figure misses its bound.
+        ExportError: the model cannot be converted, the disk is too small, or a figure misses its
+            bound.
     """
+    if config.llama_cpp is not None:
+        check_checkout(config.llama_cpp)
+    probes = read_probes(config.probes)
     progress("loading the rewriter")
-    policy = load_policy(run)
-    exact, stored = work / "f32.gguf", folder / DETOXIFIER
+    policy = load_policy(run, any_architecture=config.llama_cpp is not None)
+    require_space(folder, _needed(policy, config))
+    figures = require(policy.figures, config.accept_drift)
+    exact = work / "f32.gguf"
     progress("writing GGUF")
-    about = About(config.name or out.name, config.license, policy.base, policy.template)
-    write_gguf(policy.model, policy.tokenizer, exact, about)
-    progress("proving tokens and logits")
-    figures = [*policy.figures, *require(prove_tokens(policy, exact))]
-    figures += require(
-        prove_logits(policy, exact, "f32", kl_at_most=_EXACT_KL, top1_at_least=_EXACT_TOP1)
-    )
-    if config.gguf_type == "f32":
-        exact.rename(stored)
+    if config.llama_cpp is not None:
+        run_converter(policy, config.llama_cpp, exact, work)
     else:
-        progress(f"storing the rewriter as {config.gguf_type}")
-        convert_gguf(exact, stored, config.gguf_type)
-        exact.unlink()
-        figures += require(prove_logits(policy, stored, config.gguf_type, kl_at_most=_STORED_KL))
+        about = About(config.name or out.name, config.license, policy.base, policy.template)
+        write_gguf(policy.model, policy.tokenizer, exact, about)
+    progress(f"proving tokens on {len(probes):,} comments")
+    figures += require(prove_tokens(policy, exact, probes), config.accept_drift)
+    files = {}
+    for number, name in enumerate(config.gguf_types):
+        files[name] = folder / (DETOXIFIER if number == 0 else f"detoxifier-{name}.gguf")
+        if name != "f32":
+            progress(f"storing the rewriter as {name}")
+            convert_gguf(exact, files[name], name)
+    half = files.get("f16", work / "f16.gguf")
+    if "f16" not in files:
+        convert_gguf(exact, half, "f16")
+    progress("proving logits")
+    proven = {"f32": exact, "f16": half, **{n: f for n, f in files.items() if n != "f32"}}
+    figures += require(prove_logits(policy, proven), config.accept_drift)
+    if "f32" in files:
+        exact.rename(files["f32"])
     _write_lexicon(policy, folder)
-    return Part({"prompt": policy.template.to_dict()}, figures)
+    fields: dict[str, Any] = {"prompt": policy.template.to_dict()}
+    plain = [text for text in probes if not is_awkward(text)] if config.probes else COMMENTS
+    return PolicyPart(fields, figures, policy, files, plain)
+
+
+def prove_rewrites(part: PolicyPart, screener: Path, thresholds: Thresholds) -> list[Figure]:
+    """Rewrites by every file in the bundle next to torch's, judged by the screener beside them.
+
+    Args:
+        part: the rewriter's half.
+        screener: folder of the exported screener.
+        thresholds: what a rewrite must reach.
+    """
+    judge = Screener(screener, threads=proof_threads(), device="cpu")
+    return compare_rewrites(part.policy, part.files, judge, thresholds, part.comments)
+
+
+def _needed(policy: Policy, config: ExportConfig) -> int:
+    """Bytes on the disk at the worst moment."""
+    types = {"f32", "f16", *config.gguf_types}
+    parameters = policy.model.num_parameters()
+    merged = 4 * parameters if config.llama_cpp is not None else 0
+    return merged + sum(estimated_bytes(parameters, name) for name in types)
 
 
 def _write_lexicon(policy: Policy, folder: Path) -> None:

@@ -2,6 +2,34 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from sro_edge.errors import InputError
+from sro_edge.training.piles import read_table
+
+PROBES = 10_000  # comments that both tokenizers cut
+_LONGEST = 20_000  # characters of a probe
+_LOOKALIKES = ("<|", "|>", "<s>", "</s>", "[INST", "<unk>", "<pad>", "[SEP]", "<start_of")
+# First and last character of ranges that comments hold now and then.
+_RANGES = (
+    (0x1F300, 0x1F64F),  # emoji
+    (0x4E00, 0x9FFF),  # CJK
+    (0x0000, 0x001F),  # control characters
+    (0x0080, 0x009F),
+    (0x0300, 0x036F),  # combining marks
+    (0x0400, 0x04FF),  # Cyrillic
+    (0x0600, 0x06FF),  # Arabic
+    (0x0900, 0x097F),  # Devanagari
+    (0xAC00, 0xD7A3),  # Hangul
+    (0x2000, 0x206F),  # spaces, joiners, directions
+    (0xE000, 0xE0FF),  # private use
+    (0x1D400, 0x1D7FF),  # letters of mathematics
+)
+
 # Strings on which tokenizers are known to part: white space, scripts, marks, control tokens.
 # fmt: off
 AWKWARD = (
@@ -60,3 +88,77 @@ COMMENTS = (
     *(f"{a} {b}" for step in (9, 35) for a, b in zip(_SENTENCES, _SENTENCES[step:], strict=False)),
 )
 PROMPTS = COMMENTS[::7]
+
+
+def read_probes(file: Path | None, seed: int = 0) -> list[str]:
+    """Comments for the tokenizers.
+
+    Args:
+        file: ``.parquet``, ``.csv`` or ``.jsonl`` with a column ``text`` (else its first column of
+            strings), or ``.txt`` with one comment a line. None: comments made up here.
+        seed: of the choice among more than :data:`PROBES`, or of those made up.
+
+    Returns:
+        :data:`PROBES` comments, or all where there are fewer, of at most 20,000 characters; up to
+        half of them are the file's awkward ones.
+
+    Raises:
+        InputError: the file cannot be read, or holds no text.
+    """
+    if file is None:
+        return generated_probes(PROBES, seed)
+    texts = [text[:_LONGEST] for text in dict.fromkeys(_read(file)) if text.strip()]
+    if not texts:
+        raise InputError(f"{file} holds no comments to prove the export on")
+    rng = random.Random(seed)
+    rng.shuffle(texts)
+    awkward = [text for text in texts if is_awkward(text)][: PROBES // 2]
+    chosen = list(dict.fromkeys([*awkward, *texts]))[:PROBES]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def generated_probes(count: int, seed: int) -> list[str]:
+    """``count`` comments put together from awkward strings, plain ones and rare characters."""
+    rng = random.Random(seed)
+    pieces = [*AWKWARD, *COMMENTS]
+
+    def piece() -> str:
+        if rng.random() < 0.7:
+            return rng.choice(pieces)
+        first, last = rng.choice(_RANGES)
+        return "".join(chr(rng.randint(first, last)) for _ in range(rng.randint(1, 4)))
+
+    def comment(length: int) -> str:
+        text = ""
+        while len(text) < length:
+            text += piece() + rng.choice((" ", " ", " ", "", "\n"))
+        return text[:length]
+
+    long = [comment(_LONGEST) for _ in range(count // 1000)]
+    return [*long, *(comment(rng.randint(1, 200)) for _ in range(count - len(long)))]
+
+
+def _read(file: Path) -> Sequence[str]:
+    if file.suffix == ".txt":
+        try:
+            return file.read_text("utf-8", "replace").splitlines()
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error}") from error
+    table = read_table(file)
+    strings = [f.name for f in table.schema if pa.types.is_string(f.type)]
+    strings += [f.name for f in table.schema if pa.types.is_large_string(f.type)]
+    if not strings:
+        raise InputError(f"{file} has no column of strings; it has {', '.join(table.column_names)}")
+    column = "text" if "text" in strings else strings[0]
+    return [text for text in table[column].to_pylist() if text]
+
+
+def is_awkward(text: str) -> bool:
+    """Whether a tokenizer may stumble over it: beyond ASCII, very long, or like control tokens."""
+    return (
+        not text.isascii()
+        or len(text) > 5_000
+        or not text.replace("\n", "").isprintable()
+        or any(mark in text for mark in _LOOKALIKES)
+    )

@@ -16,6 +16,8 @@ from sro_edge.errors import ExportError
 Part = Literal["policy", "screener"]
 _KINDS: dict[Part, tuple[str, ...]] = {"policy": ("warm-start", "sro"), "screener": ("screener",)}
 
+_UNFINISHED = ("metrics.jsonl", "checkpoint", "checkpoint.new", "best.safetensors")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -60,6 +62,11 @@ def open_run(folder: Path, part: Part) -> Run:
         raise ExportError(
             f"{folder} is a {record.get('kind')!r} run, but a {part} was asked for, which comes "
             f"from a run of kind {' or '.join(_KINDS[part])}"
+        )
+    if record is None and any((folder / name).exists() for name in _UNFINISHED):
+        raise ExportError(
+            f"{folder} is a training run that is still being written, or that was interrupted: it "
+            "has no run.json yet; wait for it, or go on with the command that began it"
         )
     for model in (folder / "adapter", folder / "model", folder):
         if any((model / name).is_file() for name in ("adapter_config.json", "config.json")):

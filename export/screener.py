@@ -43,4 +43,4 @@ def export_screener(
         "thresholds": dataclasses.asdict(thresholds),
         "outputs": screener.graph.outputs,
     }
-    return Part(fields, require(proven.figures))
+    return Part(fields, require(proven.figures, config.accept_drift))

@@ -35,11 +35,13 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Toy models gain nothing from threads, and lose much on a busy machine."""
-    from sro_edge.export import proof_gguf, proof_onnx
+    """Toy models gain nothing from threads, nor from many probes, and lose much time."""
+    from sro_edge.export import probes, proof_gguf, proof_onnx, proof_rewrites
 
     for proof in (proof_gguf, proof_onnx):
         monkeypatch.setattr(proof, "physical_cores", lambda: 1)
+    monkeypatch.setattr(probes, "PROBES", 300)
+    monkeypatch.setattr(proof_rewrites, "COMMENTS_REWRITTEN", 12)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from toy_models import SENTENCES, make_model, make_tokenizer
 from sro_edge.bundle import Bundle
 from sro_edge.cli import main
 from sro_edge.errors import ExportError, OutputError
-from sro_edge.export import ExportConfig, export_bundle, gguf_types, policy, proof_gguf
+from sro_edge.export import ExportConfig, export_bundle, gguf_types, proof_gguf
 from sro_edge.export.figures import Figure, require
 from sro_edge.export.merge import load_policy
 from sro_edge.export.runs import newest_run, open_run
@@ -45,7 +45,9 @@ def test_figures_outside_their_bounds_are_named() -> None:
 def test_bundle_is_whole_and_proven(adapter_run: Path, screener_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny-bundle"
     (tmp_path / ".tiny-bundle.partial" / "bundle").mkdir(parents=True)  # a killed export's
-    figures = export_bundle(adapter_run, screener_run, out, ExportConfig(version="2.0.0"))
+    figures = export_bundle(
+        adapter_run, screener_run, out, ExportConfig(version="2.0.0", accept_drift=True)
+    )
     assert [f.name for f in tmp_path.iterdir()] == ["tiny-bundle"]
     bundle = Bundle.load(out)
     assert (bundle.name, bundle.version, bundle.license) == ("tiny-bundle", "2.0.0", "Apache-2.0")
@@ -84,7 +86,7 @@ def test_bundle_serves_the_runtime(policy_run: Path, screener_run: Path, tmp_pat
     from sro_edge.detoxifier import Detoxifier, Request
     from sro_edge.screener import Screener
 
-    export_bundle(policy_run, screener_run, tmp_path / "b")
+    export_bundle(policy_run, screener_run, tmp_path / "b", ExportConfig(gguf_types=("f32",)))
     bundle = Bundle.load(tmp_path / "b")
     screener = load_screener(open_run(screener_run, "screener"))
     ids = screener.tokenizer.encode(SENTENCES[1]).ids
@@ -104,7 +106,7 @@ def test_bundle_serves_the_runtime(policy_run: Path, screener_run: Path, tmp_pat
 def test_places_of_the_training_machine_are_not_published(
     policy_run: Path, screener_run: Path, tmp_path: Path
 ) -> None:
-    export_bundle(policy_run, screener_run, tmp_path / "b", ExportConfig(gguf_type="f32"))
+    export_bundle(policy_run, screener_run, tmp_path / "b", ExportConfig(gguf_types=("f32",)))
     manifest = json.loads((tmp_path / "b" / "bundle.json").read_text())
     assert manifest["training"]["policy"]["config"] == {"base": "base"}
     assert "/home" not in (tmp_path / "b" / "README.md").read_text()
@@ -113,9 +115,9 @@ def test_places_of_the_training_machine_are_not_published(
 def test_failed_proof_leaves_nothing(
     policy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "_STORED_KL", 1e-12)
+    monkeypatch.setattr(proof_gguf, "_STORED", (1e-12, 0.9))
     with pytest.raises(ExportError, match=r"above 1e-12 \(gguf.q4_0.kl\); choose a --gguf type"):
-        export_bundle(policy_run, None, tmp_path / "out", ExportConfig(gguf_type="q4_0"))
+        export_bundle(policy_run, None, tmp_path / "out", ExportConfig(gguf_types=("q4_0",)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +129,7 @@ def test_existing_output_is_replaced_only_when_asked_and_ours(
     before = (out / "detoxifier.gguf").stat().st_size
     with pytest.raises(OutputError, match="exists: choose another folder or give --overwrite"):
         export_bundle(policy_run, None, out)
-    export_bundle(policy_run, None, out, ExportConfig(gguf_type="f32"), overwrite=True)
+    export_bundle(policy_run, None, out, ExportConfig(gguf_types=("f32",)), overwrite=True)
     assert (out / "detoxifier.gguf").stat().st_size > before
     assert sorted(f.name for f in out.iterdir()) == [
         "detoxifier.gguf",
@@ -163,10 +165,10 @@ def test_runs_are_told_apart(policy_run: Path, screener_run: Path, tmp_path: Pat
 
 def test_config_refuses_what_cannot_be_written() -> None:
     with pytest.raises(ExportError, match="'q3' is not one of f32, f16"):
-        ExportConfig(gguf_type="q3")
+        ExportConfig(gguf_types=("q3",))
     with pytest.raises(ExportError, match="'int4' are not one of small, fp32"):
         ExportConfig(screener_weights="int4")
-    assert dataclasses.asdict(ExportConfig())["gguf_type"] == "q8_0"
+    assert dataclasses.asdict(ExportConfig())["gguf_types"] == ("q8_0",)
 
 
 def test_command_finds_the_newest_runs_and_shows_the_proof(
@@ -179,10 +181,12 @@ def test_command_finds_the_newest_runs_and_shows_the_proof(
     result = CliRunner().invoke(main, ["export", "--gguf", "-o", "only"])
     assert result.exit_code == 0, result.output
     assert result.stdout == "only\n"
-    assert "mean KL divergence, q8_0 GGUF and trained weights" in result.stderr
+    assert "Rewriter, by GGUF type" in result.stderr
     assert sorted(f.name for f in Path("only").glob("*.gguf")) == ["detoxifier.gguf"]
     assert not Path("only/screener").exists()
-    result = CliRunner().invoke(main, ["export", "--quiet", "-o", "whole", "--name", "mine"])
+    result = CliRunner().invoke(
+        main, ["export", "--accept-drift", "--quiet", "-o", "whole", "--name", "mine"]
+    )
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert Bundle.load("whole").name == "mine"
@@ -200,4 +204,5 @@ def test_command_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
 def test_command_offers_every_gguf_type() -> None:
     from sro_edge.cli import export as command
 
-    assert set(command._GGUF_TYPES) == set(gguf_types.GGUF_TYPES)
+    assert tuple(gguf_types.GGUF_TYPES) == command._GGUF_TYPES
+    assert gguf_types.DEFAULT_TYPE == command._DEFAULT_TYPE

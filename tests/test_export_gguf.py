@@ -9,7 +9,6 @@ from typing import Any
 import gguf
 import jinja2
 import llama_cpp
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -33,6 +32,7 @@ from sro_edge.export import gguf_types, gguf_vocabulary, gguf_writer, proof_gguf
 from sro_edge.export.figures import require
 from sro_edge.export.gguf_vocabulary import explicit_spaces
 from sro_edge.export.merge import load_policy
+from sro_edge.export.probes import generated_probes
 from sro_edge.export.runs import open_run
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 from sro_edge.training.tokens import tokenize_with
@@ -56,6 +56,7 @@ GEMMA3_LONG = {
     "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 8.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
 }
+PROBES = generated_probes(300, seed=1)
 CHAT = PromptTemplate("<s>[INST] Reword it: ", " [/INST]")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,11 +98,10 @@ def test_gguf_gives_the_logits_of_torch(
     policy = make_policy(make_model(kind, **settings), make_tokenizer())
     file = tmp_path / "model.gguf"
     gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
-    require(proof_gguf.prove_tokens(policy, file))
-    figures = require(
-        proof_gguf.prove_logits(policy, file, "f32", kl_at_most=1e-4, top1_at_least=0.99)
-    )
-    assert values(figures)["gguf.f32.kl"] >= 0
+    require(proof_gguf.prove_tokens(policy, file, PROBES))
+    figures = values(require(proof_gguf.prove_logits(policy, {"f32": file})))
+    assert 0 <= figures["gguf.f32.kl"] < 1e-4
+    assert figures["gguf.f32.top1"] > 0.99
 
 
 def test_logit_proof_sees_a_wrong_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_logit_proof_sees_a_wrong_layout(tmp_path: Path, monkeypatch: pytest.Mon
     policy = make_policy(make_model(), make_tokenizer())
     file = tmp_path / "model.gguf"
     gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
-    figures = proof_gguf.prove_logits(policy, file, "f32", kl_at_most=1e-3, top1_at_least=0.99)
+    figures = proof_gguf.prove_logits(policy, {"f32": file})
     with pytest.raises(ExportError, match=r"mean KL divergence.*above 0.001 \(gguf.f32.kl\)"):
         require(figures)
 
@@ -120,9 +120,9 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(kind: str, tmp_path: Path) ->
     policy = make_policy(make_model(), make_tokenizer(kind, normalizer))
     file = tmp_path / "model.gguf"
     gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
-    found = values(require(proof_gguf.prove_tokens(policy, file)))
+    found = values(require(proof_gguf.prove_tokens(policy, file, PROBES)))
     assert found["tokens.differing"] == 0
-    assert found["tokens.probes"] > 100
+    assert found["tokens.probes"] > 300
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -141,7 +141,9 @@ def test_llama_cpp_cuts_text_as_sentencepiece_tokenizers_do(
     for template in (SMALL_TEMPLATE, CHAT):
         template = explicit_spaces(template, tokenize_with(tokenizer))
         asked = dataclasses.replace(policy, template=template)
-        assert values(require(proof_gguf.prove_tokens(asked, file)))["tokens.differing"] == 0
+        assert (
+            values(require(proof_gguf.prove_tokens(asked, file, PROBES)))["tokens.differing"] == 0
+        )
 
 
 def test_token_proof_sees_another_pre_tokenizer(
@@ -151,8 +153,8 @@ def test_token_proof_sees_another_pre_tokenizer(
     policy = make_policy(make_model(), make_tokenizer())
     file = tmp_path / "model.gguf"
     gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
-    with pytest.raises(ExportError, match=r"cuts .* of .* probe comments into other tokens"):
-        proof_gguf.prove_tokens(policy, file)
+    with pytest.raises(ExportError, match=r"cut differently is .* the first is .* whose token"):
+        require(proof_gguf.prove_tokens(policy, file, PROBES))
 
 
 def test_unknown_tokenizers_are_refused(tmp_path: Path) -> None:
@@ -212,9 +214,10 @@ def test_every_gguf_type_can_be_written(policy_run: Path, tmp_path: Path) -> Non
     for kind in gguf_types.GGUF_TYPES:
         file = tmp_path / f"{kind}.gguf"
         gguf_types.convert_gguf(exact, file, kind)
-        figures = proof_gguf.prove_logits(policy, file, kind, kl_at_most=10)
-        assert np.isfinite(values(figures)[f"gguf.{kind}.kl"])
         sizes[kind] = file.stat().st_size
+    files = {kind: tmp_path / f"{kind}.gguf" for kind in ("bf16", "iq4_nl")}
+    found = values(proof_gguf.prove_logits(policy, files))
+    assert found["gguf.bf16.kl"] < found["gguf.iq4_nl.kl"]
     assert sizes["f32"] > sizes["f16"] == sizes["bf16"] > sizes["q8_0"] > sizes["q4_0"]
 
 

@@ -129,7 +129,7 @@ def test_a_plain_model_is_exported_with_its_control_token(lora: bool, tmp_path: 
         logits = found.model(input_ids=ids).logits
         assert torch.allclose(logits, policy.model(input_ids=ids).logits, atol=1e-4)
     write_gguf(found.model, found.tokenizer, tmp_path / "f32.gguf", ABOUT)
-    assert values(prove_tokens(found, tmp_path / "f32.gguf"))["tokens.differing"] == 0
+    assert values(prove_tokens(found, tmp_path / "f32.gguf", COMMENTS))["tokens.differing"] == 0
 
 
 def test_an_adapter_can_be_merged_and_trained_in_full(
