@@ -7,9 +7,11 @@ screener that is shipped, so a figure here is what a user of the bundle will see
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from sro_edge.export.merge import Policy
 from sro_edge.export.proof_gguf import proof_threads
 from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
 from sro_edge.screener import Screener, passes
-from sro_edge.training.rollout import Prompter, rollout
+from sro_edge.training.rollout import Prompter, greedy_answers
 from sro_edge.training.tokens import tokenize_with
 
 COMMENTS_REWRITTEN = 128
@@ -111,26 +113,26 @@ def toxic_comments(
 
 def torch_answers(policy: Policy, comments: Sequence[str]) -> list[str | None]:
     """Greedy answers of the trained model; None where an answer does not end within its limit."""
-    prompter = Prompter(policy.tokenizer, policy.template)
-    order = sorted(range(len(comments)), key=lambda i: len(prompter.prompt(comments[i])))
-    found: list[str | None] = [None] * len(comments)
-    for start in range(0, len(order), _BATCH):
-        rows = order[start : start + _BATCH]
-        part = [comments[i] for i in rows]
-        for answer in rollout(
-            policy.model,
-            prompter,
-            part,
-            samples=1,
-            temperature=0,
-            max_new_tokens=_new_tokens(policy),
-        ):
-            comment = part[answer.comment]
-            read = len(policy.template.encode_text(comment, prompter.tokenize))
-            # The engine's limit for one answer; torch's is that of the longest in the batch.
-            if answer.finished and len(answer.ids) <= int(1.5 * read) + 16:
-                found[rows[answer.comment]] = answer.text
+    leader = _Leader(policy)
+    found: list[str | None] = []
+    answers = greedy_answers(leader, comments, max_new_tokens=_new_tokens(policy), batch=_BATCH)
+    for comment, answer in zip(comments, answers, strict=True):
+        read = len(policy.template.encode_text(comment, leader.prompter.tokenize))
+        ended = answer.finished and len(answer.ids) <= int(1.5 * read) + 16  # the engine's limit
+        found.append(answer.text if ended else None)
     return found
+
+
+class _Leader:
+    """The exported policy, as the rollout of the training asks for it."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.model = policy.model
+        self.prompter = Prompter(policy.tokenizer, policy.template)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Fp32 throughout."""
+        return nullcontext()
 
 
 def llama_answers(policy: Policy, file: Path, comments: Sequence[str]) -> list[str | None]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -18,9 +19,6 @@ from transformers import DynamicCache
 
 from sro_edge.prompt import PromptTemplate
 from sro_edge.training.tokens import tokenize_with
-
-if TYPE_CHECKING:
-    from sro_edge.training.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,19 @@ class Prompter:
         return self.template.restore(self.tokenizer.decode(ids, skip_special_tokens=True), comment)
 
 
+class Leader(Protocol):
+    """What a rollout asks of a policy."""
+
+    model: Any
+    prompter: Prompter
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision the model computes in."""
+
+
 @torch.no_grad()
 def rollout(
-    policy: Policy,
+    policy: Leader,
     comments: Sequence[str],
     *,
     samples: int,
@@ -120,7 +128,7 @@ def rollout(
 
 
 def greedy_answers(
-    policy: Policy, comments: Sequence[str], *, max_new_tokens: int = 96, batch: int = 64
+    policy: Leader, comments: Sequence[str], *, max_new_tokens: int = 96, batch: int = 64
 ) -> list[Sample]:
     """The likeliest answer, token by token, to every comment, in order.
 
@@ -148,7 +156,7 @@ class _Decoding:
         step: tokens of each so far.
     """
 
-    def __init__(self, policy: Policy, comments: Sequence[str], per_comment: int) -> None:
+    def __init__(self, policy: Leader, comments: Sequence[str], per_comment: int) -> None:
         """Read the prompts, padded left, and share each one's cache out to its samples."""
         self.model, pad = policy.model, policy.prompter.pad
         prompts = [policy.prompter.prompt(c) for c in comments]
