@@ -124,18 +124,15 @@ def _add_shape(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
         rotated = [int(layer % _NOPE_STEP != 0) for layer in layers]
         _require(list(config.no_rope_layers), rotated, "no_rope_layers", config)
     if architecture == "gemma3":
-        _add_gemma3(writer, config, head_dim)
+        _add_gemma3(writer, config)
 
 
-def _add_gemma3(writer: gguf.GGUFWriter, config: Any, head_dim: int) -> None:
+def _add_gemma3(writer: gguf.GGUFWriter, config: Any) -> None:
     layers = config.num_hidden_layers
     full = [n for n, kind in enumerate(config.layer_types, 1) if kind == "full_attention"]
     step = full[0] if full else layers + 1
     _require(full, list(range(step, layers + 1, step)), "layers of full attention", config)
     _require(step > 1, True, "sliding layer", config)
-    # Only the 27 B model, known by its 62 layers, scales by the width of a head in the stream.
-    scale = config.hidden_size // config.num_attention_heads if layers == 62 else head_dim
-    _require(config.query_pre_attn_scalar, scale, "query_pre_attn_scalar", config)
     _require(config.final_logit_softcapping, None, "final_logit_softcapping", config)
     _require(bool(config.use_bidirectional_attention), False, "bidirectional attention", config)
     writer.add_sliding_window(config.sliding_window)
@@ -215,10 +212,23 @@ def _add_weights(writer: gguf.GGUFWriter, model: Any, architecture: str) -> None
             array = _interleave(array, config.num_key_value_heads)
         if architecture == "gemma3" and name.endswith("norm.weight"):
             array = array + np.float32(1)  # its norms multiply by 1 + weight
+        if architecture == "gemma3" and ".q_norm." in name:
+            array = array * _query_scale(config)
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ExportError(f"the weight {name} of {type(model).__name__} has no place in GGUF")
         writer.add_tensor(target, array)
+
+
+def _query_scale(config: Any) -> np.float32:
+    """What brings llama.cpp's scale of Gemma 3's attention to the model's own.
+
+    llama.cpp divides queries by the root of the head's width; in the 27 B model, which it knows by
+    its 62 layers, of a head's share of the hidden width.
+    """
+    share = config.hidden_size // config.num_attention_heads
+    divisor = share if config.num_hidden_layers == 62 else config.head_dim
+    return np.float32((divisor / config.query_pre_attn_scalar) ** 0.5)
 
 
 def _interleave(array: Floats, heads: int) -> Floats:

@@ -18,7 +18,7 @@ from sro_edge.export.probes import COMMENTS, is_awkward, read_probes
 from sro_edge.export.proof_gguf import proof_threads, prove_logits, prove_tokens
 from sro_edge.export.proof_rewrites import compare_rewrites
 from sro_edge.export.runs import Run
-from sro_edge.export.space import require_space
+from sro_edge.folders import check_room
 from sro_edge.manifest import DETOXIFIER, LEXICON
 from sro_edge.screener import Screener
 
@@ -57,15 +57,15 @@ def export_policy(
         progress: called with the name of each step.
 
     Raises:
-        ExportError: the model cannot be converted, the disk is too small, or a figure misses its
-            bound.
+        ExportError: the model cannot be converted, or a figure misses its bound.
+        OutputError: the disk is too small.
     """
     if config.llama_cpp is not None:
         check_checkout(config.llama_cpp)
     probes = read_probes(config.probes)
     progress("loading the rewriter")
     policy = load_policy(run, any_architecture=config.llama_cpp is not None)
-    require_space(folder, _needed(policy, config))
+    check_room(folder, _needed(policy, config))
     figures = require(policy.figures, config.accept_drift)
     exact = work / "f32.gguf"
     progress("writing GGUF")

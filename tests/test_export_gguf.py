@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from tokenizers import normalizers
+from toy_families import FAMILIES, write_family
 from toy_models import (
     ABOUT,
     PRE_TOKENIZERS,
@@ -89,7 +90,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
         ),
         ("Gemma3", GEMMA3),
-        ("Gemma3", {**GEMMA3, "rope_parameters": GEMMA3_LONG}),
+        ("Gemma3", {**GEMMA3, "rope_parameters": GEMMA3_LONG, "query_pre_attn_scalar": 99}),
     ],
 )
 def test_gguf_gives_the_logits_of_torch(
@@ -102,6 +103,15 @@ def test_gguf_gives_the_logits_of_torch(
     figures = values(require(proof_gguf.prove_logits(policy, {"f32": file})))
     assert 0 <= figures["gguf.f32.kl"] < 1e-4
     assert figures["gguf.f32.top1"] > 0.99
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"gemma3", "gpt2"}))
+def test_a_family_with_its_own_tokenizer_and_chat_template(name: str, tmp_path: Path) -> None:
+    policy = load_policy(open_run(write_family(tmp_path, name), "policy"))
+    file = tmp_path / "model.gguf"
+    gguf_writer.write_gguf(policy.model, policy.tokenizer, file, ABOUT)
+    require(proof_gguf.prove_tokens(policy, file, PROBES[:100]))
+    require(proof_gguf.prove_logits(policy, {"f32": file}))
 
 
 def test_logit_proof_sees_a_wrong_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +267,7 @@ def test_features_that_llama_cpp_does_not_compute_are_refused(tmp_path: Path) ->
     for kind, settings, said in [
         ("Llama", {"hidden_act": "gelu"}, "with activation silu, but this model has gelu"),
         ("SmolLM3", {"no_rope_layers": [0, 1]}, r"no_rope_layers \[1, 1\]"),
-        ("Gemma3", {**GEMMA3, "query_pre_attn_scalar": 99}, "query_pre_attn_scalar 32"),
+        ("Gemma3", {**GEMMA3, "sliding_window_pattern": 1}, "sliding layer True"),
         ("Qwen2", {"rope_parameters": {**YARN, "rope_type": "dynamic"}}, "rope type 'dynamic'"),
     ]:
         with pytest.raises(ExportError, match=said):

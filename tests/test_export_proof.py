@@ -15,9 +15,10 @@ import transformers
 from click.testing import CliRunner
 from toy_models import ABOUT, make_model, make_policy, make_tokenizer, values, write_adapter_run
 
+from sro_edge import folders
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.cli import main
-from sro_edge.errors import ExportError, InputError, ModelError
+from sro_edge.errors import ExportError, InputError, ModelError, OutputError
 from sro_edge.export import (
     ExportConfig,
     export_bundle,
@@ -25,7 +26,6 @@ from sro_edge.export import (
     probes,
     proof_gguf,
     proof_rewrites,
-    space,
 )
 from sro_edge.export.figures import require
 from sro_edge.export.merge import load_policy
@@ -191,8 +191,8 @@ def test_full_disk_is_seen_before_anything_is_written(
     policy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage(2e9, 1.9e9, 1_000_000))
-    with pytest.raises(ExportError, match=r"needs .* MB in .*, but only 1.0 MB are free: make"):
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: usage(2e9, 1.9e9, 1_000_000))
+    with pytest.raises(OutputError, match="free"):
         export_bundle(policy_run, None, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
