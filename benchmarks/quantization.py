@@ -139,9 +139,7 @@ def measure(file: Path, threads: int) -> dict[str, float]:
 
     library()
     before = time.perf_counter()
-    llama = Llama(
-        file, threads=threads, device="cpu", sequences=16, longest=LONGEST, cells=16 * LONGEST
-    )
+    llama = Llama(file, threads=threads, device="cpu", sequences=16, longest=LONGEST)
     found = {"load_seconds": time.perf_counter() - before}
     for flow in FLOWS:
         found[f"tokens_per_second_{flow}"] = tokens_per_second(llama, flow)

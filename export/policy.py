@@ -65,7 +65,7 @@ def export_policy(
     probes = read_probes(config.probes)
     progress("loading the rewriter")
     policy = load_policy(run, any_architecture=config.llama_cpp is not None)
-    check_room(folder, _needed(policy, config))
+    check_room(out, _needed(policy, config))
     figures = require(policy.figures, config.accept_drift)
     exact = work / "f32.gguf"
     progress("writing GGUF")

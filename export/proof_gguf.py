@@ -133,12 +133,7 @@ def kl_divergence(expected: Floats, found: Floats) -> npt.NDArray[np.float64]:
 
 def _open(file: Path, longest: int) -> Llama:
     return Llama(
-        file,
-        threads=proof_threads(),
-        device="cpu",
-        sequences=1,
-        longest=longest,
-        rows=_ROWS,
+        file, threads=proof_threads(), device="cpu", sequences=1, longest=longest, rows=_ROWS
     )
 
 
