@@ -76,24 +76,27 @@ def export_policy(
         write_gguf(policy.model, policy.tokenizer, exact, about)
     progress(f"proving tokens on {len(probes):,} comments")
     figures += require(prove_tokens(policy, exact, probes), config.accept_drift)
-    files = {}
-    for number, name in enumerate(config.gguf_types):
-        files[name] = folder / (DETOXIFIER if number == 0 else f"detoxifier-{name}.gguf")
-        if name != "f32":
-            progress(f"storing the rewriter as {name}")
-            convert_gguf(exact, files[name], name)
-    half = files.get("f16", work / "f16.gguf")
+    progress(f"storing the rewriter as {', '.join(config.gguf_types)}")
+    files = _store(exact, folder, config)
+    proven = {"f32": exact, "f16": work / "f16.gguf", **files}
     if "f16" not in files:
-        convert_gguf(exact, half, "f16")
+        convert_gguf(exact, proven["f16"], "f16")
     progress("proving logits")
-    proven = {"f32": exact, "f16": half, **{n: f for n, f in files.items() if n != "f32"}}
     figures += require(prove_logits(policy, proven), config.accept_drift)
-    if "f32" in files:
-        exact.rename(files["f32"])
-    _write_lexicon(policy, folder)
+    if policy.lexicon:
+        write_json(folder / LEXICON, policy.lexicon)
     fields: dict[str, Any] = {"prompt": policy.template.to_dict()}
     plain = [text for text in probes if not is_awkward(text)] if config.probes else COMMENTS
     return PolicyPart(fields, figures, policy, files, plain)
+
+
+def _store(exact: Path, folder: Path, config: ExportConfig) -> dict[str, Path]:
+    """Write every type into the bundle: GGUF type -> file, the first under the bundle's name."""
+    files = {}
+    for number, name in enumerate(config.gguf_types):
+        files[name] = folder / (DETOXIFIER if number == 0 else f"detoxifier-{name}.gguf")
+        convert_gguf(exact, files[name], name)
+    return files
 
 
 def prove_rewrites(part: PolicyPart, screener: Path, thresholds: Thresholds) -> list[Figure]:
@@ -114,8 +117,3 @@ def _needed(policy: Policy, config: ExportConfig) -> int:
     parameters = policy.model.num_parameters()
     merged = 4 * parameters if config.llama_cpp is not None else 0
     return merged + sum(estimated_bytes(parameters, name) for name in types)
-
-
-def _write_lexicon(policy: Policy, folder: Path) -> None:
-    if policy.lexicon:
-        write_json(folder / LEXICON, policy.lexicon)
