@@ -107,7 +107,7 @@ def _cell(value: Any) -> str:
 
 def _base(record: dict[str, Any]) -> str:
     base = record.get("base") or (record.get("config") or {}).get("base")
-    kind = {True: ", as a LoRA adapter that was merged", False: ", all weights"}
+    kind: dict[Any, str] = {True: ", as a LoRA adapter that was merged", False: ", all weights"}
     return (f", from {base}" if base else "") + kind.get(record.get("lora"), "")
 
 

@@ -103,7 +103,7 @@ class _Gguf:
                 self._refuse(f"has a tensor {name!r} of {weights} weights in blocks of {block}")
             ends.append((offset + weights // block * size, name))
         start = -(-self._at // alignment) * alignment
-        end, name = max(ends, default=(0, ""))
+        end, name = max(ends, default=(-start, ""))
         if start + end > len(self._data):
             self._refuse(f"ends before its tensor {name!r} does ({start + end} bytes)")
 
