@@ -9,7 +9,7 @@ from pathlib import Path
 from sro_edge.export.config import ExportConfig, Part
 from sro_edge.export.figures import require
 from sro_edge.export.onnx_writer import trace, write_screener
-from sro_edge.export.probes import AWKWARD, COMMENTS
+from sro_edge.export.probes import AWKWARD, COMMENTS, read_probes
 from sro_edge.export.proof_onnx import prove_screener
 from sro_edge.export.runs import Run
 from sro_edge.export.screener_graph import load_screener
@@ -24,19 +24,21 @@ def export_screener(
 
     Raises:
         ExportError: the model cannot be converted, or a figure misses its bound.
+        InputError: the file of probes cannot be read.
     """
+    texts = [*AWKWARD, *COMMENTS, _LONGEST, *read_probes(config.probes)]
     progress("loading the screener")
     screener = load_screener(run, config.toxic_label)
     progress("writing ONNX")
     exact = trace(screener, config.exporter, config.optimum_cli)
     write_screener(screener, exact, folder / "screener", config.screener_weights)
-    progress("proving scores")
+    progress(f"proving scores on {len(texts):,} comments")
     proven = prove_screener(
         screener,
         exact,
         folder / "screener" / "model.onnx",
         config.screener_weights,
-        (*AWKWARD, *COMMENTS, _LONGEST),
+        texts,
     )
     thresholds = dataclasses.replace(screener.thresholds, toxicity=proven.threshold)
     fields = {
