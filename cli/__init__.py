@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": ("calibrate:calibrate", "Find a toxicity threshold for your own comments."),
     "bundle": ("bundle:bundle", "Look at, check, pack or assemble model bundles."),
     "train": ("train:train", "Train a rewriter against a screener (SRO)."),
+    "distill": ("distill:distill", "Draw a bundle's best rewrites, as pairs to train on."),
     "train-screener": ("train_screener:train_screener", "Train a screener."),
     "warm-start": ("warm_start:warm_start", "Train a small rewriter from nothing."),
     "export": ("export:export", "Turn trained models into a bundle for the edge."),

@@ -1,0 +1,99 @@
+"""Pairs to train on: the best of what was drawn, and nothing that would teach a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from sro_edge.bundle import Sampling
+from sro_edge.cli import main
+from sro_edge.detoxifier import Candidate, Request
+from sro_edge.prompt import SMALL_TEMPLATE
+from sro_edge.rewriter import Rewriter
+from sro_edge.screener import Scores
+from sro_edge.training.best_of import Drawn, Floors, best_of
+
+ANSWERS = {
+    "greedy": ["you are a moron 7"],
+    "sample": ["you are odd 7", "you are rather odd 7", "you are odd", "you are", "you are fine 7"],
+}
+
+
+class Fake:
+    """An engine whose answers are :data:`ANSWERS`; "rather" is less fluent, "fine" off meaning."""
+
+    bundle = SimpleNamespace(sampling=Sampling(), prompt=SMALL_TEMPLATE)
+
+    def __init__(self) -> None:
+        self.detoxifier = self.screener = self
+        self.asked: list[Request] = []
+
+    def settings(self) -> dict[str, Any]:
+        return {"bundle": "fake"}
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Candidate]]]:
+        for request in requests:
+            self.asked.append(request)
+            answers = ANSWERS[request.key[0]] if "idiot" in request.prompt else ["moron"]
+            yield request, [Candidate(t, 4, t != "you are") for t in answers]
+
+    def score(self, texts: Sequence[str]) -> Scores:
+        toxicity = [0.9 if "idiot" in t or "moron" in t else 0.1 for t in texts]
+        fluency = [0.6 if "rather" in t else 0.8 for t in texts]
+        embedding = [[0.0, 1.0] if "fine" in t else [1.0, 0.0] for t in texts]
+        return Scores(*(np.array(v, np.float32) for v in (toxicity, fluency, embedding)))
+
+
+def test_the_best_candidate_that_passes_becomes_the_pair() -> None:
+    engine: Any = Fake()
+    comments = ["you are an idiot 7", "y"]
+    (comment, drawn), second = best_of(engine, comments, samples=5, floors=Floors(), seed=3)
+    assert comment == comments[0]
+    assert drawn is not None
+    assert drawn.text == "you are odd 7"  # the number is there, and it is the more fluent
+    assert second == ("y", None)
+    sampled = [r for r in engine.asked if r.samples > 1]
+    assert {(r.samples, r.temperature, r.seed) for r in sampled} == {(5, Sampling().temperature, 3)}
+    assert len(sampled) == len(engine.asked) / 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"toxicity": 0.3}, {"similarity": 0.6}, {"fluency": 0.5}, {"comment_fluency": 0.9}],
+)
+def test_each_floor_refuses(change: dict[str, float]) -> None:
+    good = Drawn("a", "b", 0.1, 0.9, 0.7, 0.8)
+    assert Floors().pass_(good)
+    assert not Floors().pass_(good._replace(**change))
+
+
+def test_worth_grows_with_all_that_counts() -> None:
+    drawn = Drawn("a", "b", 0.2, 0.8, 0.7, 0.8)
+    assert drawn.worth == pytest.approx(0.8 * 0.8 * 0.7**1.5)
+    for better in ({"toxicity": 0.1}, {"similarity": 0.9}, {"fluency": 0.9}):
+        assert drawn._replace(**better).worth > drawn.worth
+
+
+def test_the_command_writes_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rewriter, "load", lambda *_, **__: Fake())
+    pq.write_table(pa.table({"text": ["you are an idiot 7", "y", None]}), tmp_path / "in.parquet")
+    words = ["distill", str(tmp_path / "in.parquet"), "-o", str(tmp_path / "pairs.parquet")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "1 pairs of 2 comments" in result.stderr
+    table = pq.read_table(tmp_path / "pairs.parquet")
+    assert table.select(["comment", "text"]).to_pylist() == [
+        {"comment": "you are an idiot 7", "text": "you are odd 7"}
+    ]
+    pq.write_table(pa.table({"text": ["y"]}), tmp_path / "in.parquet")
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert "none of 1 comments got a rewrite good enough" in result.stderr
