@@ -30,12 +30,12 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import torch
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
 from sro_edge.evaluation.judges import JudgeNames, load_judges
 from sro_edge.evaluation.scores import Judges, fluency_cut, score_rewrites
+from sro_edge.machine import describe_machine
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Classifier, Follower
 from sro_edge.training.piles import read_texts

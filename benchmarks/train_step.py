@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from sro_edge.machine import describe_machine
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Classifier, Follower
 from sro_edge.training.objective import sro_loss
@@ -261,7 +261,7 @@ def _random_model(options: argparse.Namespace, folder: str) -> None:
             intermediate_size=inner,
             tie_word_embeddings=True,
         )
-    ).save_pretrained(folder)
+    ).to(torch.bfloat16).save_pretrained(folder)  # as such models are published
     source = Path(model_folder(options.policy))
     for file in ("tokenizer.json", "tokenizer_config.json", "prompt.json"):
         (Path(folder) / file).write_bytes((source / file).read_bytes())

@@ -96,8 +96,8 @@ class SROConfig:
         default=None, metadata={"help": "compute in bf16; default: where the processor can"}
     )
     micro_batch_tokens: int = field(
-        default=2048,
-        metadata={"help": "tokens of one forward and backward pass; fewer take less memory"},
+        default=0,
+        metadata={"help": "tokens of a pass; fewer take less memory; 0: 256 on a CPU, else 4096"},
     )
     gradient_checkpointing: bool = field(
         default=False, metadata={"help": "less memory, a third slower; same results"}

@@ -12,12 +12,13 @@ model, is scored only where an answer's token is predicted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional as F
 
+_ROWS = 64  # of the logits that are float32 at a time
 _BLOCKED = -1e9  # added to the attention scores of what a token may not see
 
 
@@ -114,22 +115,66 @@ def answer_logprobs(model: Any, packed: Packed) -> torch.Tensor:
         (R,), in nats, float32.
     """
     packed = packed.to(model.device)
-
-    def select(_: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (args[0].flatten(0, 1)[packed.sources].unsqueeze(0),)  # (1, M, d)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
+    with scoring(model, packed.sources):
         logits = model(**packed.inputs, use_cache=False).logits[0]  # (M, V)
-    finally:
-        hook.remove()
-    tokens = -F.cross_entropy(logits.float(), packed.targets, reduction="none")  # (M,)
+    tokens = _TokenLogprobs.apply(logits, packed.targets)  # (M,)
     zeros = torch.zeros(len(packed.lengths), device=tokens.device)
     return zeros.index_add(0, packed.answers, tokens)
 
 
-def micro_batches(widths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Places of rows of like width, at most ``tokens`` a batch, padding included (but one row)."""
+@contextmanager
+def scoring(model: Any, places: torch.Tensor) -> Iterator[None]:
+    """Inside, the logits are (1, M, V): the vocabulary is scored at ``places`` (M,) in B x T only.
+
+    ``logits_to_keep`` can do this for one column; its slice is not contiguous, and in bf16 a CPU
+    then copies the whole head for every row.
+    """
+
+    def select(_: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (args[0].flatten(0, 1)[places].unsqueeze(0),)  # (1, M, d)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log softmax(logits) at the targets, (M,), worked out a few rows at a time.
+
+    F.cross_entropy keeps two float32 copies of the logits until the backward pass; with a
+    vocabulary of 150,000 these are most of the memory of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """From logits (M, V) of any precision, in float32."""
+        rows = [part.float().logsumexp(-1) for part in logits.split(_ROWS)]
+        normalisers = torch.cat(rows)
+        ctx.save_for_backward(logits, targets, normalisers)
+        chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1).float()
+        return chosen - normalisers
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The gradient of a row is g (onehot - softmax)."""
+        logits, targets, normalisers = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        parts = (t.split(_ROWS) for t in (result, logits, targets, normalisers, gradients[0]))
+        for out, part, target, normaliser, g in zip(*parts, strict=True):
+            p = (part.float() - normaliser.unsqueeze(1)).exp_()
+            p.scatter_add_(1, target.unsqueeze(1), -torch.ones_like(p[:, :1]))
+            out.copy_(p.mul_(-g.unsqueeze(1)))
+        return result, None
+
+
+def micro_batches(widths: Sequence[int], tokens: int, device: str) -> Iterator[list[int]]:
+    """Places of rows of like width, at most ``tokens`` a batch, padding included (but one row).
+
+    With 0 tokens, 256 on a CPU, where larger passes take more memory and no less time, else 4096.
+    """
+    tokens = tokens or (256 if device == "cpu" else 4096)
     batch: list[int] = []
     for row in sorted(range(len(widths)), key=lambda i: -widths[i]):
         if batch and (len(batch) + 1) * widths[batch[0]] > tokens:

@@ -44,19 +44,19 @@ class Policy:
         adapter = Path(base) / "adapter_config.json"
         origin = adapter_base(adapter) if adapter.is_file() else self.base
         self.tokenizer = _load_tokenizer(self.base)
-        model = _load_model(origin, config)
-        self.template, added = adapt_tokenizer(self.tokenizer, model.generation_config, base)
-        grow_embeddings(model, self.tokenizer)
         device = processes.device()
-        if device.type == "cpu":  # there the fused attention is slower on rows as short as these
-            model.set_attn_implementation("eager")
         self.bf16 = _multiplies_bf16(device) if config.bf16 is None else config.bf16
+        shape = _load_shape(origin)
         self.lora = config.lora
         if self.lora is None:
-            large = model.num_parameters() >= LORA_FROM
-            self.lora = large or config.four_bit or adapter.is_file()
-        if self.lora and self.bf16 and not config.four_bit:
-            model.to(torch.bfloat16)  # weights that are trained stay in fp32
+            self.lora = config.four_bit or adapter.is_file() or _is_large(shape)
+        # Weights that are trained stay in fp32.
+        half = self.lora and self.bf16 and not config.four_bit
+        model = _load_model(origin, config, torch.bfloat16 if half else torch.float32)
+        self.template, added = adapt_tokenizer(self.tokenizer, model.generation_config, base)
+        grow_embeddings(model, self.tokenizer)
+        if device.type == "cpu":  # there the fused attention is slower on rows as short as these
+            model.set_attn_implementation("eager")
         torch.manual_seed(config.seed)  # of the adapter's first weights
         if adapter.is_file():
             model = _open_adapter(model, adapter.parent, trained=self.lora)
@@ -181,18 +181,39 @@ def _load_tokenizer(base: str) -> Any:
         ) from error
 
 
-def _load_model(base: str, config: SROConfig) -> Any:
-    options = {"quantization_config": _four_bit(config)} if config.four_bit else {}
-    try:
+def _load_shape(base: str) -> Any:
+    """The model's config."""
+    with _loading(base):
         shape = AutoConfig.from_pretrained(base)
-        if getattr(shape, "is_encoder_decoder", False):
-            raise ModelError(
-                f"the policy {base} is an encoder-decoder model ({shape.model_type}), but "
-                "rewriting with GGUF needs a decoder-only one, such as Llama, Qwen or Gemma"
-            )
-        return AutoModelForCausalLM.from_pretrained(
-            base, use_safetensors=True, dtype=torch.float32, **options
+    if getattr(shape, "is_encoder_decoder", False):
+        raise ModelError(
+            f"the policy {base} is an encoder-decoder model ({shape.model_type}), but "
+            "rewriting with GGUF needs a decoder-only one, such as Llama, Qwen or Gemma"
         )
+    return shape
+
+
+def _is_large(shape: Any) -> bool:
+    """Whether LoRA is the default; a model of another kind is refused when it is loaded."""
+    try:
+        with torch.device("meta"):
+            return bool(AutoModelForCausalLM.from_config(shape).num_parameters() >= LORA_FROM)
+    except ValueError:
+        return False
+
+
+def _load_model(base: str, config: SROConfig, dtype: torch.dtype) -> Any:
+    options = {"quantization_config": _four_bit(config)} if config.four_bit else {}
+    with _loading(base):
+        return AutoModelForCausalLM.from_pretrained(
+            base, use_safetensors=True, dtype=dtype, **options
+        )
+
+
+@contextmanager
+def _loading(base: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise ModelError(
             f"the policy {base} cannot be loaded as a decoder-only language model with safetensors "

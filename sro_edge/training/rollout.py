@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from sro_edge.prompt import PromptTemplate
+from sro_edge.training.packing import scoring
 from sro_edge.training.tokens import tokenize_with
 
 
@@ -191,14 +192,16 @@ class _Decoding:
 
     def _forward(self, ids: torch.Tensor) -> None:
         positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
-        self.logits = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions[:, -ids.shape[1] :],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        rows, width = ids.shape
+        ends = torch.arange(1, rows + 1, device=ids.device) * width - 1
+        with scoring(self.model, ends):
+            self.logits = self.model(
+                input_ids=ids,
+                attention_mask=self.mask,
+                position_ids=positions[:, -width:],
+                past_key_values=self.cache,
+                use_cache=True,
+            ).logits[0]
 
 
 def _noise(comments: Sequence[str], samples: int, steps: int, seed: str | int) -> torch.Tensor:

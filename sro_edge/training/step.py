@@ -61,7 +61,9 @@ def sro_backward(
     weights = verdict_weights(verdicts.passed, sound, error)
     plans = list(_plans(policy, comments, samples, weights, config))
     total: Counter[str] = Counter()
-    for places in micro_batches([plan.group.width for plan in plans], config.micro_batch_tokens):
+    widths = [plan.group.width for plan in plans]
+    device = policy.model.device.type
+    for places in micro_batches(widths, config.micro_batch_tokens, device):
         part = [plans[i] for i in places]
         loss, sums = _part_loss(policy, part, weights, config)
         backward(loss / len(samples))

@@ -96,7 +96,8 @@ def _step(
     own = sum(len(group.answers[0]) for group in groups)
     tokens = sum(processes.gather([own]))
     total = 0.0
-    for places in micro_batches([group.width for group in groups], config.micro_batch_tokens):
+    widths, device = [group.width for group in groups], policy.model.device.type
+    for places in micro_batches(widths, config.micro_batch_tokens, device):
         packed = pack([groups[i] for i in places], prompter.pad)
         loss = -policy.logprobs(packed).sum() / tokens
         (loss * processes.count()).backward()  # the gradients are averaged below
