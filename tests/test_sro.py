@@ -222,6 +222,8 @@ def test_pairs_come_first_and_become_the_reference(base: Path, tmp_path: Path, l
     train_on_pairs(resumed, pairs, tmp_path / "run", config)
     again = [line["loss"] for line in read_metrics(tmp_path / "run" / "pairs")]
     assert again == pytest.approx(losses, abs=1e-5)
+    with pytest.raises(OutputError, match="pairs was"):
+        train_on_pairs(Policy(base, config), pairs[1:], tmp_path / "run", config)
     done = Policy(base, config)  # only loaded this time
     train_on_pairs(done, pairs, tmp_path / "run", config)
     prompter = whole.prompter

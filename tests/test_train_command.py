@@ -25,6 +25,7 @@ from sro_edge.cli import _training, main
 from sro_edge.cli.train import _SHOWN
 from sro_edge.training.held_out import read_examples
 from sro_edge.training.journal import read_metrics
+from sro_edge.training.piles import read_texts
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split() if word.isalpha()})
 COMMENTS = [f"{a} idiot {b} stupid {a}" for a, b in zip(WORDS, reversed(WORDS), strict=True)]
@@ -161,6 +162,21 @@ def read_lines(run: Path) -> list[bytes]:
     return (run / "metrics.jsonl").read_bytes().splitlines()
 
 
+def test_pairs_are_learned_first(toys: Toys, tmp_path: Path) -> None:
+    pairs = [f"{text}\t{text.replace('idiot ', '')}" for text in COMMENTS]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["toxic\tclean", *pairs]))
+    run = tmp_path / "run"
+    arguments = toys.arguments(run, pairs=tmp_path / "pairs.tsv", steps=1, judge=None)
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "without --judge the last step is kept" in result.stderr
+    # Pairs of held-out comments are left out, so that these stay unseen.
+    learned = len(COMMENTS) - len(read_texts([run / "held_out.jsonl"]))
+    assert len(read_metrics(run / "pairs")) == round(learned / 4)
+    assert json.loads((run / "run.json").read_text())["data"]["pairs"][0].endswith("pairs.tsv")
+
+
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(
     toys: Toys, whole: tuple[Path, Result], tmp_path: Path
 ) -> None:

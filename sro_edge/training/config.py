@@ -150,10 +150,13 @@ class SROConfig:
 
 
 # Settings that change no loss, so that a run may go on with others.
-FREE = (
-    "steps",
-    "patience",
-    "micro_batch_tokens",
-    "gradient_checkpointing",
-    "checkpoint_seconds",
+FREE = tuple(
+    f"config.{name}"
+    for name in (
+        "steps",
+        "patience",
+        "micro_batch_tokens",
+        "gradient_checkpointing",
+        "checkpoint_seconds",
+    )
 )

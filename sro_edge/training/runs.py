@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def stored_thresholds(name: str | Path, toxicity: float | None = None) -> Thresh
     if toxicity is not None:
         values["toxicity"] = toxicity
     return Thresholds(**values)
+
+
+def digest(texts: Iterable[str]) -> str:
+    """SHA-256 of texts in their order."""
+    return hashlib.sha256("\0".join(texts).encode(errors="replace")).hexdigest()
 
 
 def begin_run(run: Path, asked: dict[str, Any], free: Collection[str] = ()) -> dict[str, Any]:

@@ -8,7 +8,6 @@ pick the checkpoint that is kept.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import time
@@ -38,7 +37,7 @@ from sro_edge.training.journal import Journal
 from sro_edge.training.memory import explain_shortage
 from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import rollout
-from sro_edge.training.runs import begin_run
+from sro_edge.training.runs import begin_run, digest
 from sro_edge.training.step import sro_backward
 
 _WARM_UP = 10  # steps in which the learning rate rises to its value
@@ -232,7 +231,6 @@ def _begin(
     settings: Mapping[str, Any],
 ) -> None:
     """Note what the run was asked to do, or check that it is asked the same again."""
-    texts = "\0".join([*comments, *held_out]).encode(errors="replace")
     asked = {
         **settings,
         "policy": policy.base,
@@ -240,13 +238,13 @@ def _begin(
         "data": {
             "comments": len(comments),
             "held_out": len(held_out),
-            "sha256": hashlib.sha256(texts).hexdigest(),
+            "sha256": digest([*comments, *held_out]),
         },
         "template": policy.template.to_dict(),
     }
     stored = None
     if processes.is_main():
-        stored = begin_run(run, asked, (*(f"config.{name}" for name in FREE), "template"))
+        stored = begin_run(run, asked, (*FREE, "template"))
         record_held_out(run, held_out)
     stored = processes.from_main(stored)
     # A chat template may name the date: a resumed run keeps the prompt it began with.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sro_edge.training import checkpoint, processes
-from sro_edge.training.config import SROConfig
+from sro_edge.training.config import FREE, SROConfig
 from sro_edge.training.journal import Journal
 from sro_edge.training.memory import explain_shortage
 from sro_edge.training.packing import Group, micro_batches, pack
 from sro_edge.training.policy import Policy
+from sro_edge.training.runs import begin_run, digest
 
 FOLDER = "pairs"  # of the phase, in the run's
 _WARM_UP = 10  # steps in which the learning rate rises to its value
@@ -45,12 +47,16 @@ def train_on_pairs(
 
     Raises:
         ModelError: the memory does not suffice.
+        OutputError: the phase was begun with other settings or other pairs.
     """
     folder = run / FOLDER
     weights = folder / "weights.safetensors"
     steps = pair_steps(pairs, config)
     optimizer = torch.optim.AdamW(policy.trained, lr=policy.learning_rate, weight_decay=0.0)
     writes = processes.is_main()
+    if writes:
+        asked = {"policy": policy.base, "config": asdict(config)}
+        begin_run(folder, {**asked, "pairs": digest(chain.from_iterable(pairs))}, FREE)
     if not processes.from_main(weights.is_file()):
         with Journal(folder, progress, config.checkpoint_seconds, writes=writes) as journal:
             state = journal.resume(policy.model, [optimizer]) or {"step": 0}
