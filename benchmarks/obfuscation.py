@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
 from sro_edge.bundle import Bundle
+from sro_edge.machine import describe_machine
 from sro_edge.screener import Screener, passes
 
 Disguise = Callable[[str, random.Random], str]

@@ -11,8 +11,10 @@ import heapq
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, NamedTuple
+
+from sro_edge.guards import survives
 
 if TYPE_CHECKING:
     from sro_edge.bundle import Thresholds
@@ -110,7 +112,7 @@ class _Search:
                 yield gone, text
 
     def promising(self) -> list[Words]:
-        """The combinations that look best by what is known of their parts."""
+        """The combinations that lose nothing and look best by what is known of their parts."""
         whole = self.found[frozenset()]
         effect = {
             i: _Effects(*(a - b for a, b in zip(self.found[single], whole, strict=True)))
@@ -130,7 +132,9 @@ class _Search:
                     continue
                 parts = [self.found[base], *(effect[i] for i in more - base)]
                 predicted[gone] = self.worth(_Effects(*map(sum, zip(*parts, strict=True))))
-        return heapq.nlargest(_PROMISING, predicted, key=lambda gone: predicted[gone])
+        ordered = sorted(predicted, key=lambda gone: -predicted[gone])
+        kept = (gone for gone in ordered if survives(self.spell(gone), self.text))
+        return list(islice(kept, _PROMISING))
 
     def combinations(
         self, base: Words, effect: Mapping[int, _Effects], *, wide: bool
