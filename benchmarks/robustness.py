@@ -120,7 +120,7 @@ def train(cell: Cell, options: argparse.Namespace, pile: list[str], screener: Cl
 def run_cells(options: argparse.Namespace, file: Path) -> None:
     """Train and judge every cell that ``file`` does not hold yet; one line a cell."""
     done = {_cell(record) for record in _read(file)}
-    todo = [cell for cell in plan(options.seeds) if cell not in done]
+    todo = [cell for cell in plan(options.seeds) if cell not in done][: options.most_cells]
     if not todo:
         return
     dev = pq.read_table(options.dev).to_pydict()
@@ -128,7 +128,7 @@ def run_cells(options: argparse.Namespace, file: Path) -> None:
     inputs = dev["toxic"][: options.dev_comments]
     screener = Classifier.load(model_folder(options.screener))
     pile = list(dict.fromkeys(read_texts([options.toxic])))
-    for cell in todo[: options.most_cells]:
+    for cell in todo:
         began = time.perf_counter()
         policy, passing = train(cell, options, pile, screener)
         trained = time.perf_counter()
@@ -190,6 +190,8 @@ def draw(result: dict[str, Any], file: Path) -> None:
     for axis, name in zip(axes, ("J", "pass_rate"), strict=True):
         for leader, colour in LEADERS.items():
             points = result["curves"][name][leader]
+            if not points:
+                continue
             x = [100 * p["rate"] for p in points]
             mean = [p["mean"] for p in points]
             axis.plot(x, mean, marker="o", color=colour, label=leader)
@@ -199,9 +201,9 @@ def draw(result: dict[str, Any], file: Path) -> None:
         if start is not None:
             axis.axhline(start, color="black", linestyle=":", label="before training")
         axis.set_xlabel("verdicts turned round, %")
+        axis.set_ylim(0, None)
     axes[0].set_ylabel("J under the judge")
     axes[1].set_ylabel("pass rate under right verdicts")
-    axes[0].set_ylim(0, None)
     axes[0].legend()
     image.savefig(file, dpi=130)
 
@@ -266,7 +268,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--comments", type=int, default=16, help="comments a step")
     parser.add_argument("--settings", default="{}", help="more of SROConfig, as JSON")
-    parser.add_argument("--most-cells", type=int, help="stop after so many new cells")
+    parser.add_argument("--most-cells", type=int, help="stop after so many new cells; 0: only draw")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

@@ -50,6 +50,7 @@ SHAPES = {
 }
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "4090": 165e12}
 
+_clock = time.perf_counter
 Rival = Callable[[Sequence[str]], float]  # works through the comments; seconds that took
 
 
@@ -291,7 +292,7 @@ def _peak_mb() -> float:
 def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return _clock()
 
 
 def shares(spent: dict[str, float], parameters: int, lora: bool) -> dict[str, Any]:
@@ -331,7 +332,8 @@ def speed(options: argparse.Namespace, follower: Follower, comments: list[str]) 
     parameters = Policy(folder, SROConfig(lora=False)).model.num_parameters()
     return {
         "policy": {"parameters": parameters, "lora": lora},
-        "settings": {"comments": len(comments), "batch": BATCH, "rounds": ROUNDS},
+        "settings": {"comments": len(comments), "batch": BATCH, "rounds": ROUNDS}
+        | {"clock": "CPU seconds" if options.cpu_time else "seconds passed"},
         "races": races,
         "time_shares": shares(spent, parameters, lora),
     }
@@ -339,7 +341,11 @@ def speed(options: argparse.Namespace, follower: Follower, comments: list[str]) 
 
 def main() -> None:
     """Race the rivals, measure their memory, print the tables."""
+    global _clock
     options = _options()
+    if options.cpu_time:
+        _clock = time.process_time
+        torch.set_num_threads(1)
     follower = Follower(
         Classifier.load(model_folder(options.screener)), stored_thresholds(options.screener)
     )
@@ -383,6 +389,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--toxic", type=Path, required=True)
     parser.add_argument("--comments", type=int, default=32, help="comments of one round")
     parser.add_argument("--lora", action="store_true", help="an adapter instead of all weights")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one thread, and count the seconds it ran: for a machine that others use too",
+    )
     parser.add_argument("--memory-shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--part", choices=("speed", "memory"), help="only this [default: both]")
     parser.add_argument("--only", choices=("ours", "loop", "trl"), help=argparse.SUPPRESS)
