@@ -8,7 +8,8 @@ from __future__ import annotations
 
 _REACH = 24  # tokens of a comment that an answer may leave out at once
 _MOST = 10  # tokens verified in one step
-_WORTH = 1.05  # the gain, by the estimate, from which on guesses are verified
+_WORTH = 1.15  # the gain, by the estimate, from which on guesses are verified
+_OUTLIER = 2.0  # a step that took so many times what was expected was held up by something else
 _MEMORY = 0.98  # how much of the past an estimate keeps at every step
 
 
@@ -70,6 +71,8 @@ class Depth:
             self._sums = [0.0] * 5
             for size in (1, 33):
                 self._add(size, each * (self._fixed + size * self._each))
+            self._fixed, self._each = each * self._fixed, each * self._each
+        seconds = min(seconds, _OUTLIER * (self._fixed + tokens * self._each))
         self._sums = [s * _MEMORY for s in self._sums]
         self._add(tokens, seconds)
         one, n, nn, t, nt = self._sums
