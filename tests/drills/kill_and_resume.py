@@ -132,10 +132,28 @@ class Scene:
         data = self.output.read_bytes()
         left = {path.name for path in self.folder.iterdir()} - {"stage"}
         assert left == {"in.parquet", "out.parquet", "out.parquet.json"}, left
-        assert not _children(), "a worker is left"
+        assert not self.workers(), "a worker is left"
         self.output.unlink()
         (self.folder / "out.parquet.json").unlink()
         return data
+
+    def workers(self) -> list[str]:
+        """Workers of this scene that are still there a moment after their parents."""
+        mark = f"SRO_EDGE_TOY_STAGE={self.stage}\0".encode()
+        found: list[str] = []
+        for _ in range(500):
+            found = [e.parent.name for e in Path("/proc").glob("[0-9]*/environ") if _holds(e, mark)]
+            if not found:
+                break
+            time.sleep(0.01)
+        return found
+
+
+def _holds(environ: Path, mark: bytes) -> bool:
+    try:
+        return mark in environ.read_bytes()
+    except OSError:
+        return False
 
 
 def check_rows(source: Path, output: bytes) -> None:
@@ -145,25 +163,6 @@ def check_rows(source: Path, output: bytes) -> None:
     before, after = pq.read_table(source), pq.read_table(io.BytesIO(output))
     assert after.select(before.column_names).equals(before)
     assert after["detox_status"].null_count == 0
-
-
-def _children() -> list[str]:
-    """Workers that are still there a moment after their parents."""
-    for _ in range(200):
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = entry.read_bytes().split(b"\0")
-                theirs = (entry.parent / "environ").read_bytes()
-            except OSError:
-                continue
-            mark = f"SRO_EDGE_TOY_SECONDS={SECONDS}\0".encode()
-            if b"sro_edge.worker" in words and mark in theirs:
-                found.append(entry.parent.name)
-        if not found:
-            return []
-        time.sleep(0.01)
-    return found
 
 
 if __name__ == "__main__":
