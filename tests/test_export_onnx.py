@@ -150,11 +150,14 @@ def without_and_with_vnni(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pairs.clip(-(2**15), 2**15 - 1).sum(0), pairs.sum(0)
 
 
-def test_threshold_is_picked_where_decisions_match() -> None:
-    scores = np.array([0.1, 0.2, 0.45, 0.52, 0.6], dtype=np.float32)
-    passed = np.array([True, True, True, True, False])
-    assert pick_threshold(scores, passed, 0.5) == pytest.approx(0.521)
-    assert pick_threshold(scores, scores < 0.5, 0.5) == 0.5  # nothing turns: it stays
+def test_threshold_follows_scores_to_their_side() -> None:
+    rng = np.random.default_rng(5)
+    trained = rng.uniform(0, 1, 10_000).astype(np.float32)
+    noise = rng.normal(0, 0.01, 10_000).astype(np.float32)
+    assert pick_threshold(trained + noise, trained, 0.5) == pytest.approx(0.5, abs=0.002)
+    assert pick_threshold(trained + noise - 0.1, trained, 0.5) == pytest.approx(0.4, abs=0.002)
+    assert pick_threshold(trained, trained, 0.377) == 0.377
+    assert pick_threshold(trained + 1, trained, 0.5) == 0.5  # no threshold is above 1
 
 
 def test_optimum_cli_is_run_and_its_graph_completed(

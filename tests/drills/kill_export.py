@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from toy_models import write_policy_run, write_screener_run
+from toy_models import SENTENCES, write_policy_run, write_screener_run
 
 from sro_edge.bundle import Bundle
 
@@ -38,6 +38,7 @@ def main() -> None:
         root = Path(name)
         write_policy_run(root / "policy")
         write_screener_run(root / "screener")
+        (root / "probes.txt").write_text("\n".join(SENTENCES))
         out, began = root / "bundles" / "made", time.monotonic()
         export(root, out, None)
         seconds = time.monotonic() - began
@@ -57,7 +58,8 @@ def export(root: Path, out: Path, kill_after: float | None) -> bool:
     """Run an export; whether it was killed. What then stands under the name must be whole."""
     out.parent.mkdir(exist_ok=True)
     words = [str(root / "policy"), "--screener", str(root / "screener"), "-o", str(out)]
-    process = subprocess.Popen([*COMMAND, *words, "--name", "toy", "--overwrite", "--quiet"])
+    words += ["--probes", str(root / "probes.txt"), "--name", "toy", "--overwrite", "--quiet"]
+    process = subprocess.Popen([*COMMAND, *words])
     try:
         process.wait(kill_after)
     except subprocess.TimeoutExpired:
