@@ -11,9 +11,10 @@ be run when the machine is free; `plot` draws the PNG beside it and prints the t
 
 Speed: every type has a process of its own, which loads the file and decodes through the engine's
 own llama.cpp layer with 1 and 16 sequences in flight (one token each a step) and with full batches
-of 512 prompt tokens (four prompts of 128). The types take turns; the medians over the rounds are
-reported. `--random` measures a Llama of 135 M parameters (SmolLM2's shape) with random weights, for
-speed only.
+of 512 prompt tokens (four prompts of 128), on one thread. What counts is processor time, so that a
+busy machine shows nearly the same. The types take turns; medians over the rounds are reported.
+`--random` measures a Llama of 135 M parameters (SmolLM2's shape) with random weights, for speed
+only.
 
 Quality: mean KL divergence and equal likeliest tokens against the trained model in fp32, and STA,
 SIM, FL and J of greedy rewrites under a judge that is not the screener, beside the trained model's.
@@ -32,10 +33,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from machine import describe_machine
+from sro_edge.machine import describe_machine
 
 RESULT = Path(__file__).parent / "results" / "quantization.json"
-SECONDS = 0.7  # of decoding at each number of tokens a step, after a warm-up
+SECONDS = 0.4  # of processor time for decoding at each number of tokens a step, after a warm-up
 FLOWS = {1: (1, 1), 16: (16, 1), 512: (4, 128)}  # tokens a step: sequences, tokens of each
 LONGEST = 128
 SMOLLM2 = {
@@ -138,9 +139,9 @@ def measure(file: Path, threads: int) -> dict[str, float]:
     from sro_edge.llama import Llama, library
 
     library()
-    before = time.perf_counter()
+    before = time.process_time()
     llama = Llama(file, threads=threads, device="cpu", sequences=16, longest=LONGEST)
-    found = {"load_seconds": time.perf_counter() - before}
+    found = {"load_seconds": time.process_time() - before}
     for flow in FLOWS:
         found[f"tokens_per_second_{flow}"] = tokens_per_second(llama, flow)
     status = Path("/proc/self/status").read_text("ascii")  # Linux; getrusage counts the parent too
@@ -152,24 +153,29 @@ def tokens_per_second(llama: Any, flow: int) -> float:
     """Decode ``flow`` tokens a step, over and over."""
     sequences, run = FLOWS[flow]
     steps = 0
-    started = time.perf_counter()
+    started = time.process_time()
     position = 0
     warm = False
-    while not warm or time.perf_counter() - started < SECONDS:
+    while not warm or time.process_time() - started < SECONDS:
         if position + run > LONGEST:
-            llama.drop_all()
+            _drop(llama, sequences)
             position = 0
         llama.batch.clear()
         for sequence in range(sequences):
-            llama.batch.add([7 + sequence] * run, position, sequence, True)
+            llama.batch.add([7 + sequence] * run, position, sequence, 1)
         llama.decode()
         position += run
         steps += 1
-        if not warm and steps == 3:
-            warm, steps, started = True, 0, time.perf_counter()
-    rate = steps * flow / (time.perf_counter() - started)
-    llama.drop_all()
+        if not warm and steps == (1 if flow > 16 else 3):
+            warm, steps, started = True, 0, time.process_time()
+    rate = steps * flow / (time.process_time() - started)
+    _drop(llama, sequences)
     return rate
+
+
+def _drop(llama: Any, sequences: int) -> None:
+    for sequence in range(sequences):
+        llama.drop(sequence)
 
 
 def quality(policy: Any, files: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
@@ -279,7 +285,6 @@ def show(result: dict[str, Any]) -> None:
 
 def _options() -> argparse.Namespace:
     from sro_edge.bundle import default_path
-    from sro_edge.llama import physical_cores
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -299,7 +304,7 @@ def _options() -> argparse.Namespace:
             part.add_argument("--random", action="store_true")
         if name == "speed":
             part.add_argument("--rounds", type=int, default=5)
-            part.add_argument("--threads", type=int, default=physical_cores())
+            part.add_argument("--threads", type=int, default=1)
     worker = parts.add_parser("worker")
     worker.add_argument("--file", type=Path, required=True)
     worker.add_argument("--threads", type=int, required=True)
