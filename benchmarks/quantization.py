@@ -222,33 +222,37 @@ def plot(result: dict[str, Any], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     speed, types = result["speed"]["small"], result["quality"]["types"]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    large = result["speed"].get("random 135 M", {})
+    figure, panels = plt.subplots(
+        1, 2 if large else 1, figsize=(10 if large else 6, 4.2), squeeze=False, layout="constrained"
+    )
+    axes = panels[0, 0]
     for name, row in speed.items():
         x, y = row["tokens_per_second_16"], types[name]["J"]
-        axes[0].scatter(x, y, s=12 * row["megabytes"], alpha=0.6)
-        axes[0].annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
-    axes[0].axhline(types["torch"]["J"], ls=":", color="grey", lw=1)
-    axes[0].set(
-        title=f"7 M rewriter, {result['quality']['comments']} comments",
-        xlabel="tokens per second, 16 in flight",
+        axes.scatter(x, y, s=12 * row["megabytes"], alpha=0.6)
+        axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.axhline(types["torch"]["J"], ls=":", color="grey", lw=1)
+    axes.set(
+        title=f"7 M rewriter, {result['quality']['comments']} comments; area: file size",
+        xlabel="tokens per processor second, 16 in flight, one thread",
         ylabel="J of greedy rewrites (dotted: torch)",
     )
-    large = result["speed"].get("random 135 M", {})
-    flows = ("1", "16", "512")
-    for name, row in large.items():
-        rates = [row[f"tokens_per_second_{flow}"] for flow in flows]
-        ratios = [
-            rate / large["q8_0"][f"tokens_per_second_{flow}"]
-            for rate, flow in zip(rates, flows, strict=True)
-        ]
-        axes[1].plot(flows, ratios, marker="o", label=name, lw=1)
-    axes[1].set(
+    if large:
+        _plot_ratios(panels[0, 1], large)
+    figure.savefig(file, dpi=130)
+
+
+def _plot_ratios(axes: Any, speed: dict[str, Any]) -> None:
+    for name, row in speed.items():
+        keys = [f"tokens_per_second_{flow}" for flow in FLOWS]
+        ratios = [row[key] / speed["q8_0"][key] for key in keys]
+        axes.plot([str(flow) for flow in FLOWS], ratios, marker="o", label=name, lw=1)
+    axes.set(
         title="135 M shape (random weights): speed relative to q8_0",
         xlabel="tokens a step",
-        ylabel="ratio of tokens per second",
+        ylabel="ratio of tokens per processor second",
     )
-    axes[1].legend(fontsize=8, ncols=2)
-    figure.savefig(file, dpi=130)
+    axes.legend(fontsize=8, ncols=2)
 
 
 def show(result: dict[str, Any]) -> None:
