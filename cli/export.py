@@ -76,7 +76,7 @@ class GgufTypes(click.ParamType[tuple[str, ...]]):
     default="small",
     show_default=True,
     help="How the screener is stored: small (int8 rows, computes in fp32), fp32, fp16 (for GPUs), "
-    "or int8 (int8 kernels, about twice as fast on a CPU).",
+    "or int8 (int8 kernels, faster on a CPU).",
 )
 @click.option(
     "--exporter",

@@ -4,13 +4,15 @@
     fp16    half precision, for GPUs; ONNX Runtime widens it again on a CPU
     small   int8 rows with one fp32 scale each, then ``Cast`` and ``Mul``: a quarter of the size;
             ONNX Runtime folds them when it loads the file and computes in fp32 on every CPU
-    int8    ONNX Runtime's quantizer: int8 kernels, about twice as fast as fp32 on a CPU
+    int8    ONNX Runtime's quantizer: int8 kernels, faster on a CPU (benchmarks/screener_weights.py)
 
 int8 kernels must decide alike everywhere. Without VNNI they add two products of a byte and a
 signed byte in 16 bits, which saturate at 32,767: so weights keep to the reduced range of [-64, 64],
 and the sum of no two products leaves it (2 x 255 x 64 = 32,640). The quantizer's own scale of the
 inputs is one for a whole batch, so that a score would depend on its company (measured: by up to
-0.13); here every token has its own.
+0.13); here every token has its own. Kernels of another kind still sum fp32 in another order, which
+may turn the rounding of an input: scores then differ in the second decimal, seldom a decision
+(tests/drills/without_vnni.py).
 """
 
 from __future__ import annotations
