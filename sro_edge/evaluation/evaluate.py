@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,9 +13,9 @@ from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bins
 from sro_edge.evaluation.scores import FIGURES, Judges, Scores, fluency_cut, score_rewrites
 from sro_edge.evaluation.systems import Inputs, System
 from sro_edge.guards import survives
+from sro_edge.machine import describe_machine
 
 LENGTHS = ((1, 10), (11, 20), (21, None))  # words of a comment
-_PACKAGES = ("torch", "transformers", "onnxruntime", "llama-cpp-python")
 _DISAGREE = "screener passes, judge does not"
 
 
@@ -52,7 +51,7 @@ def evaluate(
         scores[system.name] = score_rewrites(inputs.texts, system.outputs, judges)
     result = {
         "date": time.strftime("%Y-%m-%d"),
-        "versions": {p: _version(p) for p in ("sro-edge", *_PACKAGES)},
+        "machine": describe_machine(),
         "rows": len(inputs.texts),
         "judges": {**names.describe(), "fluency_cut": round(judges.fluency_cut, 4)},
         "systems": {s.name: _system(s, scores[s.name], inputs) for s in systems},
@@ -146,7 +145,7 @@ def _page(
             for s in compared
             if s.name != "copy"
         ],
-        facts=[(k, str(v)) for k, v in {**result["judges"], **result["versions"]}.items()],
+        facts=[(k, str(v)) for k, v in {**result["judges"], **result["machine"]}.items()],
         systems=[s.name for s in reversed(compared)],
         scores=["J", "toxicity", "similarity", "fluency"],
         rows=[
@@ -184,10 +183,3 @@ def _answer(system: System, scores: Scores, row: int) -> Answer:
         tags.append(_DISAGREE)
     values = (scores.figures()["J"], scores.toxicity, scores.sim, scores.fluency)
     return Answer(output, [float(v[row]) if output is not None else None for v in values], tags)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
