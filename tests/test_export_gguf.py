@@ -84,7 +84,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("Qwen2", {"tie_word_embeddings": True}),
         ("Qwen3", {"head_dim": 32}),
         ("Qwen3", {"rope_parameters": YARN}),
-        ("SmolLM3", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
+        ("SmolLM3", {"num_hidden_layers": 4}),  # the fourth has no positions
         (
             "Llama",
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
