@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sro_edge.durable import sync_folder
 from sro_edge.errors import OutputError
 
 
@@ -45,7 +46,7 @@ def new_folder(
                 if out.exists():
                     os.replace(out, beside / "replaced")
                 os.replace(folder, out)
-                _sync_folder(out.parent)
+                sync_folder(out.parent)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
@@ -127,13 +128,5 @@ def _sync(folder: Path) -> None:
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
         else:
-            _sync_folder(path)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync_folder(path)
+    sync_folder(folder)

@@ -122,8 +122,13 @@ def bins(values: Iterable[float], count: int = 20) -> list[int]:
     """How many of ``values`` (0 to 1) lie in each of ``count`` equal bins."""
     counts = [0] * count
     for value in values:
-        counts[min(count - 1, max(0, int(value * count)))] += 1
+        counts[bin_of(value, count)] += 1
     return counts
+
+
+def bin_of(value: float, count: int = 20) -> int:
+    """The bin of ``count`` equal ones from 0 to 1 in which ``value`` lies."""
+    return min(count - 1, max(0, int(value * count)))
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sro_edge.errors import InputError
-from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bins, render
+from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bin_of, render
 from sro_edge.formats.base import comments
 from sro_edge.formats.parquet import METADATA_KEY, ParquetSource
 
@@ -150,8 +150,7 @@ class _Seen:
 
 def _count(counts: list[int], value: float | None) -> None:
     if value is not None:
-        for i, more in enumerate(bins([value], _BINS)):
-            counts[i] += more
+        counts[bin_of(value, len(counts))] += 1
 
 
 def _row(record: dict[str, Any]) -> Row:
