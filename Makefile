@@ -39,7 +39,7 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	mkdir -p runs
 	ln -sfn "$(abspath $(DATA))" runs/data
 	$(BIN)/sro-edge train-screener --recipe recipes/default_bundle.toml
-	$(BIN)/sro-edge train-screener --recipe recipes/judge.toml
+	$(BIN)/sro-edge train-judges --recipe recipes/judges.toml
 	$(BIN)/sro-edge warm-start --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge train --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/first --overwrite

@@ -1,7 +1,7 @@
 """Which GGUF type is best on this CPU? Size, load time, memory, tokens per second, and quality.
 
     python benchmarks/quantization.py quality --policy runs/sro --screener runs/screener \
-        --judge runs/judge --dev paradetox_dev.parquet [--limit N]
+        --judge runs/judges --dev paradetox_dev.parquet [--limit N]
     python benchmarks/quantization.py speed --policy runs/sro [--random] [--rounds N]
     python benchmarks/quantization.py plot
 
@@ -180,12 +180,10 @@ def _drop(llama: Any, sequences: int) -> None:
 
 def quality(policy: Any, files: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
     """KL divergence, top-1 and judged rewrites of every type, beside the trained model's."""
-    import dataclasses
-
     import pyarrow.parquet as pq
 
     from sro_edge.evaluation.judges import JudgeNames, load_judges
-    from sro_edge.evaluation.scores import fluency_cut, score_rewrites
+    from sro_edge.evaluation.scores import score_rewrites, settle_cut
     from sro_edge.export.proof_gguf import prove_logits
     from sro_edge.export.proof_rewrites import judge, llama_answers, torch_answers
     from sro_edge.screener import Screener
@@ -194,9 +192,8 @@ def quality(policy: Any, files: dict[str, Path], options: argparse.Namespace) ->
     data = pq.read_table(options.dev).slice(0, options.limit).to_pydict()
     comments = data["toxic"]
     names = JudgeNames(str(options.judge))
-    judges = load_judges(names)
-    cut = fluency_cut([r for refs in data["references"] for r in refs], judges)
-    judges = dataclasses.replace(judges, fluency_cut=cut)
+    references = [r for refs in data["references"] for r in refs]
+    judges, _ = settle_cut(load_judges(names), references)
     screener = Screener(options.bundle_screener, threads=1, device="cpu")
     limits = stored_thresholds(options.screener)
     logits = {figure.key: figure.value for figure in prove_logits(policy, files)}

@@ -1,7 +1,7 @@
 """What do wrong verdicts do to the policy? Training at several flip rates, plain and robust.
 
     python benchmarks/robustness.py --policy runs/warm-start --screener runs/screener \
-        --toxic toxic.parquet --judge runs/judge --dev dev.parquet --work runs/robustness \
+        --toxic toxic.parquet --judge runs/judges --dev dev.parquet --work runs/robustness \
         [--seeds 3] [--steps N] [--comments N] [--out result.json]
 
 A cell is one training run: a flip rate, a leader and a seed. `robust` is the default leader, told
@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sro_edge.evaluation.judges import JudgeNames, load_judges
-from sro_edge.evaluation.scores import Judges, fluency_cut, score_rewrites
+from sro_edge.evaluation.scores import Judges, score_rewrites, settle_cut
 from sro_edge.machine import describe_machine
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Classifier, Follower
@@ -146,8 +146,7 @@ def run_cells(options: argparse.Namespace, file: Path) -> None:
 
 
 def _judges(options: argparse.Namespace, references: list[str]) -> Judges:
-    judges = load_judges(JudgeNames(options.judge))
-    return dataclasses.replace(judges, fluency_cut=fluency_cut(references, judges))
+    return settle_cut(load_judges(JudgeNames(options.judge)), references)[0]
 
 
 def _cell(record: dict[str, Any]) -> Cell:

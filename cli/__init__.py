@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("train:train", "Train a rewriter against a screener (SRO)."),
     "distill": ("distill:distill", "Draw a bundle's best rewrites, as pairs to train on."),
     "train-screener": ("train_screener:train_screener", "Train a screener."),
+    "train-judges": ("train_judges:train_judges", "Train the judges that evaluate rewrites."),
     "warm-start": ("warm_start:warm_start", "Train a small rewriter from nothing."),
     "export": ("export:export", "Turn trained models into a bundle for the edge."),
 }

@@ -128,17 +128,26 @@ def needs(command: str, extra: str, *modules: str) -> None:
     logging.disable_progress_bar()
 
 
-def record_data(run: Path, files: dict[str, tuple[Path, ...]]) -> None:
+def record_data(
+    run: Path, files: dict[str, tuple[Path, ...]], folds: tuple[float, float] = (0.0, 1.0)
+) -> None:
     """Add to ``run.json`` which files the run learned from, by role: the model card names them.
 
     Of a path, the file and its folder are kept: enough to know the file, nothing of the machine.
+
+    Args:
+        run: the run folder.
+        files: role -> files; roles without one are left out.
+        folds: shares of the hash between which texts were taken, where not all were.
     """
     from sro_edge.durable import write_json
 
     record = json.loads((run / "run.json").read_text("utf-8"))
     record["data"] = {
-        role: ["/".join(p.parts[-2:]) for p in paths] for role, paths in files.items()
+        role: ["/".join(p.parts[-2:]) for p in paths] for role, paths in files.items() if paths
     }
+    if folds != (0.0, 1.0):
+        record["folds"] = list(folds)
     write_json(run / "run.json", record)
 
 

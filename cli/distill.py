@@ -58,6 +58,8 @@ def distill(
           --toxic toxic.parquet --pairs pairs.parquet \\
           --pairs-columns comment text --pairs-epochs 2 -o runs/distilled
     """
+    import json
+
     import pyarrow as pa
     import pyarrow.parquet as pq
     from rich.progress import track
@@ -79,7 +81,7 @@ def distill(
             "comments or --samples, or a bundle that rewrites better"
         )
     columns = {name: [getattr(d, name) for d in pairs] for name in Drawn._fields}
-    note = {b"sro_edge": str(rewriter.settings()).encode()}
+    note = {b"sro_edge": json.dumps(rewriter.settings()).encode()}
     with durable(out) as temporary:
         pq.write_table(pa.table(columns).replace_schema_metadata(note), temporary)
     click.echo(f"{len(pairs):,} pairs of {len(texts):,} comments", err=True)

@@ -39,10 +39,15 @@ class Named(click.ParamType[tuple[str, str]]):
     "toxicity",
     required=True,
     metavar="MODEL",
-    help="Toxicity judge: run folder, HF folder or hub name; fluency too, if it can.",
+    help="Run of train-judges, another classifier's folder, or hub name.",
 )
 @click.option("--toxic-label", metavar="LABEL", help="The judge's label that means toxic.")
-@click.option("--fluency-judge", "fluency", metavar="MODEL", help="Acceptability classifier.")
+@click.option(
+    "--fluency-judge",
+    "fluency",
+    metavar="MODEL",
+    help="Acceptability classifier [default: --judge's].",
+)
 @click.option("--disfluent-label", metavar="LABEL", help="Its label for unacceptable.")
 @click.option(
     "--meaning-judge",
@@ -56,7 +61,7 @@ class Named(click.ParamType[tuple[str, str]]):
     "--fluency-cut",
     "cut",
     type=click.FloatRange(0, 1),
-    help="Fluency that counts as fluent [default: passes 88 % of the references, or 0.5].",
+    help="Fluency that counts as fluent [default: the judge's, or passes 88 % of references].",
 )
 @click.option("--bundle", type=PATH, metavar="PATH", help="Bundle to judge [default: built in].")
 @click.option("--no-bundle", is_flag=True, help="Judge only --outputs and --policy.")
@@ -107,13 +112,14 @@ def evaluate(
     \b
     Examples:
       sro-edge evaluate dev.parquet --column toxic --references references \\
-          --judge runs/judge --words profanity.parquet
-      sro-edge evaluate dev.parquet --judge org/classifier --no-bundle \\
-          --outputs theirs=theirs.txt
+          --judge runs/judges --words profanity.parquet
+      sro-edge evaluate dev.parquet --judge s-nlp/roberta_toxicity_classifier \\
+          --fluency-judge cointegrated/roberta-large-cola-krishna2020 \\
+          --disfluent-label LABEL_1 --no-bundle --outputs theirs=theirs.txt
     """
     needs("evaluate", "train", "torch", "transformers")
     from sro_edge.evaluation.evaluate import evaluate as run
-    from sro_edge.evaluation.evaluate import figures_table
+    from sro_edge.evaluation.evaluate import figures_table, fluency_note
     from sro_edge.evaluation.judges import JudgeNames, load_judges
     from sro_edge.evaluation.page import render
     from sro_edge.evaluation.systems import read_inputs, read_outputs, run_policy
@@ -137,7 +143,7 @@ def evaluate(
         progress=lambda name: console.print(f"judging {name} …"),
     )
     result |= {"inputs": inputs.name, "bundle": settings}
-    _show(figures_table(result))
+    _show(figures_table(result), fluency_note(result))
     files = out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.html")
     files[0].write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     files[1].write_text(render(page), "utf-8", errors="replace")
@@ -165,7 +171,8 @@ def _systems(
     return [*systems, run_bundle(rewriter, given)], rewriter.settings()
 
 
-def _show(figures: Any) -> None:
+def _show(figures: Any, note: str) -> None:
+    """The table, and below it how strict the fluency judge is."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -174,3 +181,5 @@ def _show(figures: Any) -> None:
     for row in figures.rows:
         table.add_row(*row)
     stderr().print(table)
+    if note:
+        stderr().print(note, highlight=False)

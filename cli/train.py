@@ -96,7 +96,7 @@ def train(
     \b
     Examples:
       sro-edge train --policy Qwen/Qwen3-0.6B --screener runs/screener \\
-          --judge runs/judge --toxic comments.csv --column body -o runs/sro
+          --judge runs/judges --toxic comments.csv --column body -o runs/sro
       sro-edge train --recipe recipes/default_bundle.toml
       accelerate launch --num_processes 2 -m sro_edge.cli train \\
           --recipe recipes/default_bundle.toml

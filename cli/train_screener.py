@@ -74,7 +74,7 @@ def train_screener(
     needs("train-screener", "train", "torch", "transformers", "sklearn")
     run = run_folder(out, "screener", resume)
     from sro_edge.training.piles import read_labelled, read_plain, read_texts
-    from sro_edge.training.screener import fluency_sentences
+    from sro_edge.training.screener import fluency_sentences, screener_steps
     from sro_edge.training.screener import train_screener as fit
 
     labelled = read_labelled(train, column, label=label)
@@ -84,11 +84,12 @@ def train_screener(
     comments = [t for texts, _ in piles for t in texts]
     plain = read_plain(sentences, column)
     whole, held_out = fluency_sentences(plain, comments, max_sentences, folds)
-    steps = config.epochs * len(labelled.within(folds).texts) * (1 + config.fluency_rows)
+    used = labelled.within(folds)
+    steps = screener_steps(len(used.texts), config, sentences=bool(whole))
     shown = {n: n + " {:.3g}" for n in ("toxic", "fluent", "distill")}
-    with training_progress(int(steps / config.batch_rows), "step", shown) as progress:
+    with training_progress(steps, "step", shown) as progress:
         model = fit(
-            labelled.within(folds),
+            used,
             read_labelled(dev, column, label=label),
             whole,
             held_out,
@@ -98,5 +99,5 @@ def train_screener(
             progress=progress,
         )
     roles = {"train": train, "toxic": toxic, "clean": clean, "dev": dev, "sentences": sentences}
-    record_data(run, roles)
+    record_data(run, roles, folds)
     click.echo(model)

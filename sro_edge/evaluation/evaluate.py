@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sro_edge.evaluation.judges import JudgeNames
-from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bins
-from sro_edge.evaluation.scores import FIGURES, Judges, Scores, fluency_cut, score_rewrites
-from sro_edge.evaluation.systems import Inputs, System
+from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bins, text_of
+from sro_edge.evaluation.scores import FIGURES, Judges, Scores, score_rewrites, settle_cut
+from sro_edge.evaluation.systems import YARDSTICKS, Inputs, System
 from sro_edge.guards import survives
 from sro_edge.machine import describe_machine
 
@@ -35,26 +34,29 @@ def evaluate(
         systems: their outputs.
         judges: the models that judge.
         names: which models these are.
-        cut: fluency from which an output is fluent; default: the cut under which 88 % of the human
-            references are, as under the field's judge, or 0.5 without references.
+        cut: fluency from which an output is fluent; default: see :func:`.scores.settle_cut`.
         progress: called with the name of each system before it is judged.
 
     Returns:
         the result as JSON types, and the page about it.
     """
-    if cut is None and inputs.references:
-        cut = fluency_cut([r for refs in inputs.references for r in refs], judges)
-    judges = replace(judges, fluency_cut=0.5 if cut is None else cut)
+    judges, origin = settle_cut(judges, [r for refs in inputs.references or () for r in refs], cut)
     scores: dict[str, Scores] = {}
     for system in systems:
         progress(system.name)
         scores[system.name] = score_rewrites(inputs.texts, system.outputs, judges)
+    figures = {s.name: _system(s, scores[s.name], inputs) for s in systems}
     result = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": describe_machine(),
         "rows": len(inputs.texts),
-        "judges": {**names.describe(), "fluency_cut": round(judges.fluency_cut, 4)},
-        "systems": {s.name: _system(s, scores[s.name], inputs) for s in systems},
+        "judges": {
+            **names.describe(),
+            "fluency_cut": round(judges.fluency_cut, 4),
+            "fluency_cut_from": origin,
+            "fluent_share": {n: figures[n]["figures"]["FL"][0] for n in YARDSTICKS if n in figures},
+        },
+        "systems": figures,
     }
     return result, _page(result, inputs, systems, scores)
 
@@ -84,12 +86,15 @@ def _system(system: System, scores: Scores, inputs: Inputs) -> dict[str, Any]:
     return found
 
 
-def _by(groups: Sequence[str], scores: Scores) -> dict[str, dict[str, float]]:
-    """Rows and means of each group."""
+def _by(groups: Sequence[str], scores: Scores) -> dict[str, dict[str, Any]]:
+    """Rows, means and the interval of J of each group."""
     rows: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         rows.setdefault(group, []).append(i)
-    return {g: {"rows": len(r), **scores.means(r)} for g, r in sorted(rows.items())}
+    return {
+        g: {"rows": len(r), **scores.means(r), "J, 95 %": list(scores.intervals(r)["J"][1:])}
+        for g, r in sorted(rows.items())
+    }
 
 
 def _lengths(texts: Sequence[str]) -> list[str]:
@@ -125,6 +130,14 @@ def figures_table(result: dict[str, Any]) -> Figures:
     return Figures("Systems", ["", *FIGURES, "J, 95 %", "none"], rows)
 
 
+def fluency_note(result: dict[str, Any]) -> str:
+    """How strict the fluency judge is, in a sentence; empty without one of its yardsticks."""
+    shares = result["judges"]["fluent_share"]
+    told = [f"{share:.0%} of {YARDSTICKS[name]}" for name, share in shares.items()]
+    cut = f"cut {result['judges']['fluency_cut']}, {result['judges']['fluency_cut_from']}"
+    return f"fluent are {', '.join(told)} ({cut})" if told else ""
+
+
 def _page(
     result: dict[str, Any],
     inputs: Inputs,
@@ -136,7 +149,11 @@ def _page(
     before = scores["copy"].toxicity.tolist() if "copy" in scores else []
     return Page(
         title=f"Evaluation on {len(inputs.texts):,} comments",
-        tables=[figures_table(result), *(_group_table(result, key) for key in groups)],
+        tables=[
+            figures_table(result),
+            _conduct_table(result),
+            *(_group_table(result, key) for key in groups),
+        ],
         histograms=[
             Histogram(
                 f"toxicity under the judge, {s.name}",
@@ -145,7 +162,7 @@ def _page(
             for s in compared
             if s.name != "copy"
         ],
-        facts=[(k, str(v)) for k, v in {**result["judges"], **result["machine"]}.items()],
+        facts=[(k, text_of(v)) for k, v in {**result["judges"], **result["machine"]}.items()],
         systems=[s.name for s in reversed(compared)],
         scores=["J", "toxicity", "similarity", "fluency"],
         rows=[
@@ -156,15 +173,39 @@ def _page(
 
 
 def _group_table(result: dict[str, Any], key: str) -> Figures:
-    """J of every system in every group."""
+    """J of every system in every group, with its interval."""
     systems = result["systems"]
     names = list(next(iter(systems.values()))[key])
     counts = next(iter(systems.values()))[key]
     rows = [
-        [name, f"{counts[name]['rows']:,}", *(f"{s[key][name]['J']:.3f}" for s in systems.values())]
+        [
+            name,
+            f"{counts[name]['rows']:,}",
+            *(_with_interval(s[key][name]) for s in systems.values()),
+        ]
         for name in names
     ]
     return Figures(f"J {key.replace('_', ' ')}", ["", "rows", *systems], rows)
+
+
+def _with_interval(group: dict[str, Any]) -> str:
+    low, high = group["J, 95 %"]
+    return f"{group['J']:.3f} ({low:.2f}-{high:.2f})"
+
+
+def _conduct_table(result: dict[str, Any]) -> Figures:
+    """What every system did besides: copies, gaps, losses; of a bundle also how it got there."""
+    shares = {"no output": "no_output", "copied": "copied", "lost protected": "lost_protected"}
+    rows = []
+    for name, system in result["systems"].items():
+        passed = [f"{n}: {share:.1%}" for n, share in system.get("passed_by_round", {}).items()]
+        reasons = [f"{reason} {count}" for reason, count in system.get("reasons", {}).items()]
+        engines = [f"{engine} {count}" for engine, count in system.get("engines", {}).items()]
+        told = (", ".join(part) for part in (passed, engines, reasons))
+        disagree = str(system.get("judges_disagree", ""))
+        rows.append([name, *(f"{system[key]:.1%}" for key in shares.values()), *told, disagree])
+    heads = ["", *shares, "passed by round", "engines", "unresolved", _DISAGREE]
+    return Figures("What they did", heads, rows)
 
 
 def _answer(system: System, scores: Scores, row: int) -> Answer:

@@ -118,6 +118,11 @@ def word_diff(before: str, after: str) -> list[tuple[str, str]]:
     return found
 
 
+def text_of(value: Any) -> str:
+    """A value as a fact of a page: strings as they are, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def bins(values: Iterable[float], count: int = 20) -> list[int]:
     """How many of ``values`` (0 to 1) lie in each of ``count`` equal bins."""
     counts = [0] * count

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sro_edge.errors import InputError
-from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bin_of, render
+from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bin_of, render, text_of
 from sro_edge.formats.base import comments
 from sro_edge.formats.parquet import METADATA_KEY, ParquetSource
 
@@ -193,11 +193,7 @@ def _facts(source: ParquetSource, output: Path) -> list[tuple[str, str]]:
         return facts
     for name, value in note.items():
         if isinstance(value, dict):
-            facts += [(f"{name} {key}", _text(item)) for key, item in value.items()]
+            facts += [(f"{name} {key}", text_of(item)) for key, item in value.items()]
         else:
-            facts.append((name, _text(value)))
+            facts.append((name, text_of(value)))
     return facts
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

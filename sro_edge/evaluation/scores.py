@@ -9,7 +9,7 @@ unresolved comment) scores 0 in all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from sro_edge.training.encoder import Encoder
 from sro_edge.training.follower import Classifier
 
 FIGURES = ("STA", "SIM", "FL", "STA*SIM", "J")
+ACCEPTED = 0.88  # share of human references that the field's fluency judge accepts
 _RESAMPLES = 1_000
 
 
@@ -31,12 +32,14 @@ class Judges:
         fluency: texts -> probabilities that they are fluent, (N,).
         encoder: meaning.
         fluency_cut: fluency from which an output counts as fluent.
+        calibrated: whether that cut was set when the judge was trained.
     """
 
     toxicity: Classifier
     fluency: Callable[[Sequence[str]], torch.Tensor]
     encoder: Encoder
     fluency_cut: float = 0.5
+    calibrated: bool = False
 
 
 class Interval(NamedTuple):
@@ -67,9 +70,15 @@ class Scores:
         taken = slice(None) if rows is None else list(rows)
         return {n: round(float(v[taken].mean()), 4) for n, v in self.figures().items()}
 
-    def intervals(self, seed: int = 0) -> dict[str, Interval]:
-        """Means with 95 % percentile bootstrap intervals over sentences (Efron 1979)."""
-        values = np.stack([v.numpy() for v in self.figures().values()], 1)  # (N, F)
+    def intervals(self, rows: Sequence[int] | None = None, seed: int = 0) -> dict[str, Interval]:
+        """Means with 95 % percentile bootstrap intervals over sentences (Efron 1979).
+
+        Args:
+            rows: take only these sentences.
+            seed: of the resampling.
+        """
+        taken = slice(None) if rows is None else list(rows)
+        values = np.stack([v[taken].numpy() for v in self.figures().values()], 1)  # (N, F)
         rng = np.random.default_rng(seed)
         draws = np.stack(
             [values[rng.integers(0, len(values), len(values))].mean(0) for _ in range(_RESAMPLES)]
@@ -95,6 +104,19 @@ def score_rewrites(inputs: Sequence[str], outputs: Sequence[str | None], judges:
     )
 
 
-def fluency_cut(references: Sequence[str], judges: Judges, accepted: float = 0.88) -> float:
-    """The cut under which ``accepted`` of human references count as fluent (field's judge: .88)."""
-    return float(judges.fluency(references).quantile(1 - accepted))
+def settle_cut(
+    judges: Judges, references: Sequence[str] = (), cut: float | None = None
+) -> tuple[Judges, str]:
+    """The judges with the fluency cut that figures are to be made with, and where it comes from.
+
+    The first there is: ``cut``; the one that the judge was trained to; the one under which 88 % of
+    human ``references`` are fluent, as under the field's judge; 0.5.
+    """
+    if cut is not None:
+        return replace(judges, fluency_cut=cut), "given"
+    if judges.calibrated:
+        return judges, "set when the judge was trained"
+    if references:
+        found = float(judges.fluency(references).quantile(1 - ACCEPTED))
+        return replace(judges, fluency_cut=found), f"passes {ACCEPTED:.0%} of these references"
+    return replace(judges, fluency_cut=0.5), "default"

@@ -10,9 +10,17 @@ from pathlib import Path
 from sro_edge.deletion import delete_words
 from sro_edge.errors import InputError
 from sro_edge.rewriter import Rewrite, Rewriter
-from sro_edge.training.piles import read_table
+from sro_edge.training.corruption import drop_words
+from sro_edge.training.piles import read_lines, read_table
 
 _WORD_COLUMNS = ("term", "word", "text")
+_HUMAN, _DELETE, _DROPPED = "human reference", "delete (word list)", "reference, 2 words dropped"
+# Systems that show how strict the fluency judge is -> what each of them is.
+YARDSTICKS = {
+    _HUMAN: "human references",
+    _DELETE: "word-deleting",
+    _DROPPED: "references with two words dropped",
+}
 
 
 @dataclass(frozen=True)
@@ -84,17 +92,13 @@ def baselines(inputs: Inputs, words: Mapping[str, float]) -> list[System]:
     texts = inputs.texts
     found = [System("copy", list(texts))]
     if words:
-        found.append(System("delete (word list)", [delete_words(t, words) for t in texts]))
+        found.append(System(_DELETE, [delete_words(t, words) for t in texts]))
     if inputs.references:
         first = [refs[0] for refs in inputs.references]
         rng = random.Random(0)
         found += [
-            System("human reference", list(first)),
-            System(
-                "reference, 2 words dropped",
-                [_without_two_words(r, rng) for r in first],
-                compared=False,
-            ),
+            System(_HUMAN, list(first)),
+            System(_DROPPED, [drop_words(r, 2, rng) for r in first], compared=False),
         ]
     return found
 
@@ -124,10 +128,7 @@ def read_outputs(name: str, path: Path, column: str | None, inputs: Inputs) -> S
         InputError: the file cannot be read, or has not one output for each input.
     """
     if path.suffix == ".txt":
-        try:
-            outputs: list[str | None] = [*path.read_text("utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+        outputs: list[str | None] = [*read_lines(path)]
     else:
         column = column or "text_detox"
         outputs = read_table(path, [column])[column].to_pylist()
@@ -146,10 +147,7 @@ def read_words(path: Path) -> dict[str, float]:
         InputError: the file cannot be read, or has none of these columns.
     """
     if path.suffix == ".txt":
-        try:
-            terms: Sequence[str | None] = path.read_text("utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+        terms: Sequence[str | None] = read_lines(path)
     else:
         table = read_table(path)
         column = next((c for c in _WORD_COLUMNS if c in table.column_names), None)
@@ -160,9 +158,3 @@ def read_words(path: Path) -> dict[str, float]:
             )
         terms = table[column].to_pylist()
     return {t.strip().lower(): 1.0 for t in terms if t and t.strip()}
-
-
-def _without_two_words(text: str, rng: random.Random) -> str:
-    words = text.split()
-    dropped = set(rng.sample(range(len(words)), min(2, max(0, len(words) - 1))))
-    return " ".join(w for i, w in enumerate(words) if i not in dropped)

@@ -1,4 +1,4 @@
-"""Settings of the three trainings, with the help text of each; light to import, for the CLI."""
+"""Settings of the trainings, with the help text of each; light to import, for the CLI."""
 
 from __future__ import annotations
 
@@ -26,6 +26,42 @@ class ScreenerConfig:
         default=0.6, metadata={"help": "meaning floor written for the bundle"}
     )
     seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
+
+
+@dataclass(frozen=True)
+class JudgesConfig:
+    """How the offline judges are trained; defaults are those of ``recipes/judges.toml``."""
+
+    base: str = field(default="minilm", metadata={"help": "encoder: folder, hub name, or 'minilm'"})
+    epochs: float = field(default=0.5, metadata={"help": "passes over the labelled comments"})
+    batch_rows: int = field(default=48, metadata={"help": "labelled comments a step"})
+    max_length: int = field(default=96, metadata={"help": "tokens of a text used in training"})
+    learning_rate: float = field(default=8e-5, metadata={"help": "of the toxicity judge, peak"})
+    fluency_steps: int = field(default=1000, metadata={"help": "steps of the fluency judge"})
+    pairs: int = field(default=24, metadata={"help": "pairs of texts a step of it"})
+    fluency_learning_rate: float = field(
+        default=1.5e-4, metadata={"help": "of the fluency judge, peak"}
+    )
+    minimal_share: float = field(
+        default=0.15, metadata={"help": "share of pairs from --minimal-pairs"}
+    )
+    rated_share: float = field(default=0.1, metadata={"help": "share of pairs from --rated"})
+    accepted: float = field(
+        default=0.88, metadata={"help": "share of --human texts that are fluent: sets the cut"}
+    )
+    seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if min(self.fluency_steps, self.pairs, self.batch_rows) < 1:
+            raise ValueError("fluency_steps, pairs and batch_rows must be at least 1")
+        if not 0 <= self.minimal_share + self.rated_share < 1:
+            raise ValueError(
+                "minimal_share and rated_share must leave room for corrupted sentences: together "
+                f"they are {self.minimal_share + self.rated_share}"
+            )
+        if not 0 < self.accepted < 1:
+            raise ValueError(f"accepted must lie between 0 and 1, not at {self.accepted}")
 
 
 @dataclass(frozen=True)

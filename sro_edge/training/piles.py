@@ -106,8 +106,7 @@ def _files(path: Path) -> list[Path]:
 
 def _texts(file: Path, column: str) -> Iterator[str]:
     if file.suffix.lower() == ".txt":
-        with reading(file, "text"):
-            yield from file.read_text("utf-8", errors="replace").splitlines()
+        yield from read_lines(file)
         return
     if file.suffix.lower() not in _SUFFIXES:
         raise InputError(f"{file}: texts are read from {', '.join(_SUFFIXES)}, not from such files")
@@ -116,6 +115,16 @@ def _texts(file: Path, column: str) -> Iterator[str]:
         yield from (comment.text for comment in source.comments() if comment.text is not None)
     finally:
         source.close()
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a UTF-8 text file; bytes that are none become U+FFFD.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    with reading(file, "text"):
+        return file.read_text("utf-8", errors="replace").splitlines()
 
 
 def read_pairs(path: str | Path, columns: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -140,6 +149,30 @@ def read_pairs(path: str | Path, columns: Sequence[str] = ()) -> list[tuple[str,
     if not texts:
         raise InputError(f"{path} has no row with text in both {names[0]!r} and {names[1]!r}")
     return texts
+
+
+def read_rated(
+    path: str | Path, column: str = "text", rating: str = "rating"
+) -> list[tuple[str, float]]:
+    """Texts with a rating from 0 to 1; rows without either are left out.
+
+    Args:
+        path: a Parquet, CSV, TSV or JSONL file.
+        column: text column.
+        rating: column of ratings.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing, or a rating is none.
+    """
+    table = read_table(path, [column, rating])
+    found = []
+    for text, value in zip(table[column].to_pylist(), table[rating].to_pylist(), strict=True):
+        if not isinstance(text, str) or not text.strip() or value is None:
+            continue
+        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise InputError(f"{path}: rating {value!r} in column {rating!r}; it must be 0 to 1")
+        found.append((text, float(value)))
+    return found
 
 
 def read_table(path: str | Path, columns: Sequence[str] = ()) -> pa.Table:

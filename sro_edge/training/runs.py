@@ -13,11 +13,22 @@ from sro_edge.checkpoints import differences
 from sro_edge.durable import write_json
 from sro_edge.errors import OutputError
 
+TOXICITY, FLUENCY = "toxicity", "fluency"  # folders in a run of judges
+
 
 def model_folder(name: str | Path) -> str:
-    """The HF folder or adapter of a run; a plain HF folder or hub name is given back as it is."""
-    found = (f for part in ("model", "adapter") if (f := Path(name) / part).is_dir())
-    return str(next(found, name))
+    """The HF folder or adapter of a run; a plain HF folder or hub name is given back as it is.
+
+    Of a run of judges, that is the toxicity judge.
+    """
+    parts = ("model", "adapter", f"{TOXICITY}/model")
+    return str(next((f for part in parts if (f := Path(name) / part).is_dir()), name))
+
+
+def fluency_folder(name: str | Path) -> Path | None:
+    """The HF folder of the fluency judge in a run of judges; None where there is none."""
+    folder = Path(name) / FLUENCY / "model"
+    return folder if folder.is_dir() else None
 
 
 def stored_thresholds(name: str | Path, toxicity: float | None = None) -> Thresholds:

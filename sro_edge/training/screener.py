@@ -81,26 +81,33 @@ def batches(
                     yield chunk
 
 
-def load_classifier(base: str) -> tuple[Any, Any]:
-    """A sequence classifier with our two labels on top of ``base``, and its tokenizer."""
+def load_classifier(
+    base: str, labels: Sequence[str] = LABELS, *, embeds: bool = True
+) -> tuple[Any, Any]:
+    """A sequence classifier with these labels on top of ``base``, and its tokenizer."""
     folder = resolve(base)
     model = AutoModelForSequenceClassification.from_pretrained(
         folder,
-        num_labels=len(LABELS),
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: i for i, label in enumerate(LABELS)},
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
         problem_type="multi_label_classification",
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # a base with another head gets a new one
         attn_implementation="eager",  # on short rows the CPU's fused backward is slower
     )
-    model.config.sro_embedding = "mean"
+    if embeds:
+        model.config.sro_embedding = "mean"
     return model, AutoTokenizer.from_pretrained(folder)
 
 
 def screener_loss(
     model: Any, teacher: Any, tokenizer: Any, rows: Sequence[Row], config: ScreenerConfig
 ) -> dict[str, torch.Tensor]:
-    """Binary cross entropy of both labels where known, plus distillation of the embedding."""
+    """Binary cross entropy of the labels where known, plus distillation of the embedding.
+
+    Without a fluency label or a teacher, their parts of the loss are left out.
+    """
     encoded = tokenizer(
         [r.text for r in rows],
         padding=True,
@@ -108,21 +115,31 @@ def screener_loss(
         max_length=config.max_length,
         return_tensors="pt",
     ).to(model.device)
+    learned = LABELS[: model.config.num_labels]
     targets = torch.tensor([[r.toxic, r.fluent] for r in rows], device=model.device)  # (B, 2)
+    targets = targets[:, : len(learned)]
     with torch.autocast(model.device.type, torch.bfloat16):
-        out = model(**encoded, output_hidden_states=True)
-        with torch.no_grad():
-            reference = teacher(**encoded).last_hidden_state
+        out = model(**encoded, output_hidden_states=teacher is not None)
     known = (targets != UNKNOWN).float()
     losses = F.binary_cross_entropy_with_logits(
         out.logits.float(), targets.clamp_min(0), reduction="none"
     )
-    toxic, fluent = (losses * known).sum(0) / known.sum(0).clamp_min(1)
-    mask = encoded["attention_mask"]
-    student = mean_pool(out.hidden_states[-1], mask)
-    distill = 1 - (student * mean_pool(reference, mask)).sum(-1).mean()
-    total = toxic + config.fluency_weight * fluent + config.distill_weight * distill
-    return {"loss": total, "toxic": toxic, "fluent": fluent, "distill": distill}
+    parts = dict(zip(learned, (losses * known).sum(0) / known.sum(0).clamp_min(1), strict=True))
+    if teacher is not None:
+        mask = encoded["attention_mask"]
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            reference = teacher(**encoded).last_hidden_state
+        student = mean_pool(out.hidden_states[-1], mask)
+        parts["distill"] = 1 - (student * mean_pool(reference, mask)).sum(-1).mean()
+    weights = {"fluent": config.fluency_weight, "distill": config.distill_weight}
+    total = torch.stack([weights.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
+    return {"loss": total, **parts}
+
+
+def screener_steps(comments: int, config: ScreenerConfig, *, sentences: bool = False) -> int:
+    """Steps of a training on so many labelled comments, with or without fluency rows."""
+    rows = comments + (int(config.fluency_rows * comments) if sentences else 0)
+    return max(1, int(config.epochs * rows / config.batch_rows))
 
 
 def train_screener(
@@ -139,6 +156,8 @@ def train_screener(
 ) -> Path:
     """Fine-tune a screener and write it as an HF folder ``run/model``.
 
+    Without sentences it gets no fluency output, and no embedding where nothing is distilled.
+
     Args:
         train: labelled comments.
         dev: labelled comments on which the thresholds are picked.
@@ -151,15 +170,16 @@ def train_screener(
         checkpoint_every: seconds between checkpoints.
     """
     torch.manual_seed(config.seed)
-    model, tokenizer = load_classifier(config.base)
+    embeds = config.distill_weight > 0
+    learned = LABELS if sentences and config.fluency_rows else LABELS[:1]
+    model, tokenizer = load_classifier(config.base, learned, embeds=embeds)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = copy.deepcopy(model.base_model).eval().requires_grad_(False)
+    teacher = copy.deepcopy(model.base_model).eval().requires_grad_(False) if embeds else None
     if config.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=0.01, fused=True)
-    rows = len(train.texts) + (int(config.fluency_rows * len(train.texts)) if sentences else 0)
-    steps = max(1, int(config.epochs * rows / config.batch_rows))
+    steps = screener_steps(len(train.texts), config, sentences=bool(sentences))
     with Journal(run, progress, checkpoint_every) as journal:
         state = journal.resume(model, [optimizer]) or {"step": 0}
         for chunk in batches(train, sentences, config, skip=state["step"]):
