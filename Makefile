@@ -9,7 +9,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 LLAMA := $(shell sed -n 's/^llama-cpp-python==/llama_cpp_python-/p' constraints.txt)
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test check wheel bundle optimum drills clean
+.PHONY: demo test check wheel bundle optimum cuda drills clean
 
 demo: $(VENV)/.runtime  ## reword the example comments with the embedded bundle
 	$(BIN)/sro-edge rewrite examples/comments.parquet --overwrite
@@ -57,6 +57,15 @@ build/optimum/.ready: constraints-optimum.txt
 	$(PYTHON) -m venv build/optimum
 	build/optimum/bin/python -m pip install -q -r constraints-optimum.txt
 	touch $@
+
+# Needs nvcc and an NVIDIA GPU. The environment is of its own, so that the CPU builds stay.
+cuda:  ## llama.cpp and ONNX Runtime with CUDA in build/cuda, measured beside the CPU
+	$(PYTHON) -m venv build/cuda
+	CMAKE_ARGS="-DGGML_CUDA=on" build/cuda/bin/python -m pip install -q --no-cache-dir \
+		--no-binary llama-cpp-python -c constraints.txt llama-cpp-python
+	build/cuda/bin/python -m pip install -q -c constraints.txt -e ".[gpu]"
+	build/cuda/bin/sro-edge bench examples/comments.parquet --device cuda > build/cuda/cuda.json
+	build/cuda/bin/sro-edge bench examples/comments.parquet --device cpu > build/cuda/cpu.json
 
 drills: $(VENV)/.dev  ## what takes minutes: runs and exports killed, a soak, bundles fuzzed for ten
 	$(BIN)/python tests/drills/kill_and_resume.py

@@ -25,8 +25,7 @@ from throughput import toxic_comments
 
 from sro_edge.bundle import Bundle
 from sro_edge.detoxifier import Detoxifier, Request
-from sro_edge.llama import physical_cores
-from sro_edge.machine import describe_machine
+from sro_edge.machine import describe_machine, physical_cores
 from sro_edge.rewriter import Rewriter
 from sro_edge.screener import Screener
 

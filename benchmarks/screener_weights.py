@@ -27,8 +27,7 @@ from sro_edge.export.onnx_weights import WEIGHTS
 from sro_edge.export.onnx_writer import trace, write_screener
 from sro_edge.export.runs import open_run
 from sro_edge.export.screener_graph import load_screener
-from sro_edge.llama import physical_cores
-from sro_edge.machine import describe_machine
+from sro_edge.machine import describe_machine, physical_cores
 from sro_edge.screener import Screener, passes
 
 

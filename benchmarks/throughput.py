@@ -34,8 +34,8 @@ from rich.table import Table
 
 from sro_edge.bundle import Bundle
 from sro_edge.detoxifier import Detoxifier, Request
-from sro_edge.llama import Llama, physical_cores
-from sro_edge.machine import describe_machine
+from sro_edge.llama import Llama
+from sro_edge.machine import describe_machine, physical_cores
 from sro_edge.screener import Screener, passes
 
 _BATCH = 512

@@ -65,7 +65,7 @@ def dump_options(command: F) -> F:
                 "--threads",
                 type=click.IntRange(min=1),
                 metavar="N",
-                help="CPU threads [default: all cores].",
+                help="CPU threads [default: one per physical core].",
             ),
             click.option(
                 "--device",

@@ -44,7 +44,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     "--threads",
     type=Numbers(),
     metavar="N,N...",
-    help="CPU threads to try [default: 1 and all cores].",
+    help="CPU threads to try [default: 1 and all physical cores].",
 )
 @click.option(
     "--in-flight",
@@ -91,7 +91,7 @@ def bench(
     from sro_edge.bench import load_comments, measure
     from sro_edge.bench_plot import draw, tables
     from sro_edge.bundle import Bundle
-    from sro_edge.llama import physical_cores
+    from sro_edge.machine import physical_cores
 
     console = stderr()
     comments = load_comments(source, column, rows)

@@ -10,8 +10,8 @@ from sro_edge.cli._shared import PATH
 
 
 @click.command(short_help="Make a page to check a rewrite run with.")
-@click.argument("output", metavar="OUTPUT.parquet", type=PATH)
-@click.option("--column", default="text", show_default=True, help="Column of comments.")
+@click.argument("output", metavar="OUTPUT", type=PATH)
+@click.option("--column", help="Column of comments [default: the run's].")
 @click.option(
     "--rows",
     type=click.IntRange(min=1),
@@ -21,8 +21,11 @@ from sro_edge.cli._shared import PATH
     help="Comments shown: half unresolved, half rewritten.",
 )
 @click.option("--page", "-o", type=PATH, help="HTML file [default: OUTPUT.html].")
-def report(output: Path, column: str, rows: int, page: Path | None) -> None:
+def report(output: Path, column: str | None, rows: int, page: Path | None) -> None:
     """Make a page to check a rewrite run with.
+
+    OUTPUT is what `sro-edge rewrite` made: a Parquet, CSV, TSV or JSONL file, or a
+    folder of them. OUTPUT.json beside it says which columns are new.
 
     The page shows comments beside their rewrites, word by word, sortable by each
     score; what was left unresolved and why; and how toxic the comments were before
@@ -31,7 +34,8 @@ def report(output: Path, column: str, rows: int, page: Path | None) -> None:
     \b
     Examples:
       sro-edge report comments.detox.parquet
-      sro-edge report posts.clean.parquet --column body -o check.html
+      sro-edge report posts.detox.csv -o check.html
+      sro-edge report dataset-clean/ --rows 200
     """
     from sro_edge.evaluation.report import report_run
 

@@ -21,7 +21,8 @@ from sro_edge.export.figures import Figure
 from sro_edge.export.gguf_writer import context_length
 from sro_edge.export.merge import Policy
 from sro_edge.export.probes import AWKWARD, PROMPTS
-from sro_edge.llama import Llama, physical_cores
+from sro_edge.llama import Llama
+from sro_edge.machine import physical_cores
 from sro_edge.training.tokens import tokenize_with
 
 Floats = npt.NDArray[np.float32]

@@ -15,7 +15,7 @@ import torch
 from sro_edge.export.figures import Figure
 from sro_edge.export.onnx_weights import INT16_LIMIT, largest_pair
 from sro_edge.export.screener_graph import Screener
-from sro_edge.llama import physical_cores
+from sro_edge.machine import physical_cores
 from sro_edge.screener import SCREEN_TOLERANCE
 
 Floats = npt.NDArray[np.float32]

@@ -30,7 +30,7 @@ _LONGEST = 4000
 _ROUNDS = 3
 _COLD = """
 import json, sys, time
-bundle, comment, threads = json.loads(sys.argv[1])
+bundle, comment, threads, device = json.loads(sys.argv[1])
 marks = [time.monotonic()]
 from sro_edge.rewriter import Rewriter
 from sro_edge.detoxifier import Detoxifier
@@ -41,7 +41,7 @@ marks.append(time.monotonic())
 from sro_edge.bundle import Bundle
 opened = Bundle.load(bundle)
 marks.append(time.monotonic())
-rewriter = Rewriter.load(opened, threads=threads)
+rewriter = Rewriter.load(opened, threads=threads, device=device)
 marks.append(time.monotonic())
 row = next(rewriter.rewrite([comment]))
 marks.append(time.monotonic())
@@ -94,7 +94,7 @@ def measure(
         "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
         "comments": len(comments),
         "toxic": len(toxic),
-        "cold_start_s": _cold_start(bundle, toxic[0], threads[-1]),
+        "cold_start_s": _cold_start(bundle, toxic[0], threads[-1], device),
         "latency_ms": latency,
         "together": together,
         "screener_comments_per_s": screener,
@@ -181,11 +181,11 @@ def _writing(
     }
 
 
-def _cold_start(bundle: Bundle, comment: str, threads: int) -> dict[str, float]:
+def _cold_start(bundle: Bundle, comment: str, threads: int, device: str) -> dict[str, float]:
     """Seconds from the start of a process to its first rewritten row, and where they go."""
     runs = []
     for _ in range(1 + _ROUNDS):  # the first one warms the disk's cache
-        asked = json.dumps([str(bundle.path), comment, threads])
+        asked = json.dumps([str(bundle.path), comment, threads, device])
         started = time.monotonic()
         child = subprocess.run(
             [sys.executable, "-c", _COLD, asked], capture_output=True, text=True, check=False

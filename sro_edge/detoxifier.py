@@ -19,8 +19,9 @@ from typing import Any
 
 from sro_edge.errors import ModelError
 from sro_edge.flight import Flight, Job
-from sro_edge.llama import Llama, physical_cores
+from sro_edge.llama import Llama
 from sro_edge.lookup import Depth
+from sro_edge.machine import physical_cores
 from sro_edge.prompt import PromptTemplate
 
 _MAX_SLOTS = 128  # llama.cpp keeps 256 sequences, and some hold prompts

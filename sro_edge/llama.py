@@ -238,31 +238,16 @@ class Batch:
         self.struct.n_tokens = stop
 
 
-def physical_cores() -> int:
-    """Cores this process may run on, the hyper-threads of one core counted once."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # only Linux has it
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in allowed:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            cores.add(topology.read_text("ascii"))
-        except OSError:
-            cores.add(str(cpu))
-    return len(cores)
-
-
 def _use_gpu(lib: Any, device: str) -> bool:
     if device not in ("auto", "cpu", "cuda"):
         raise ModelError(f"device must be auto, cpu or cuda, not {device!r}")
     offload: bool = lib.llama_supports_gpu_offload()
     if device == "cuda" and not offload:
         raise ModelError(
-            "device 'cuda' was asked for, but the installed llama-cpp-python was built for the CPU "
-            'only: run  CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir '
-            "llama-cpp-python  or use device 'cpu'"
+            "device 'cuda' was asked for, but llama.cpp has none: the installed llama-cpp-python "
+            "was built for the CPU only, or no GPU is seen (`nvidia-smi`). Run  "
+            'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir --no-deps '
+            "--no-binary llama-cpp-python llama-cpp-python  or use device 'cpu'"
         )
     return offload and device != "cpu"
 

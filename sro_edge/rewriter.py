@@ -118,7 +118,7 @@ class Rewriter:
             max_attempts: generation rounds (default 3).
             on_unresolved: see :class:`Rewriter`.
             seed: of the sampling.
-            threads: CPU threads (default: all cores).
+            threads: CPU threads (default: one per physical core).
             device: ``auto``, ``cpu`` or ``cuda``.
             deterministic: see :class:`sro_edge.detoxifier.Detoxifier`.
 

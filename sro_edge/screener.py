@@ -21,7 +21,7 @@ import numpy.typing as npt
 from sro_edge.disguise import Deobfuscator, Vocabulary
 from sro_edge.errors import BundleError, MissingExtraError, ModelError
 from sro_edge.headers import check_onnx
-from sro_edge.llama import physical_cores
+from sro_edge.machine import physical_cores
 from sro_edge.segments import windows
 
 Floats = npt.NDArray[np.float32]
@@ -30,6 +30,7 @@ Floats = npt.NDArray[np.float32]
 SCREEN_TOLERANCE = 1e-4
 TOXIC_LABELS = frozenset({"toxic", "toxicity", "hate", "hateful", "offensive"})
 _MOST_TOKENS, _MOST_WORDS = 1_000_000, 10_000_000  # more in a config.json is absurd
+_CUDA = "CUDAExecutionProvider"
 _CHUNK = 2048  # windows tokenised at a time: what bounds the memory
 
 
@@ -92,7 +93,7 @@ class Screener:
         self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
         self._deobfuscator = Deobfuscator(_vocabulary(self._tokenizer)) if deobfuscate else None
         self._session = _load_session(folder / "model.onnx", threads or physical_cores(), device)
-        on_gpu = "CUDAExecutionProvider" in self._session.get_providers()
+        on_gpu = _CUDA in self._session.get_providers()
         self._batch_tokens = batch_tokens or (16_384 if on_gpu else 512)
         self._inputs = [node.name for node in self._session.get_inputs()]
         self._outputs = [node.name for node in self._session.get_outputs()]
@@ -326,24 +327,30 @@ def _load_session(file: Path, threads: int, device: str) -> Any:
     # llama.cpp works on the same cores: an idle thread must not burn one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     check_onnx(file)
+    providers = _providers(ort, device)
     try:
-        return ort.InferenceSession(file, options, providers=_providers(ort, device))
-    except ModelError:
-        raise
+        session = ort.InferenceSession(file, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise BundleError(
             f"{file} cannot be loaded by ONNX Runtime: {error}; export the bundle again"
         ) from error
+    if device == "cuda" and _CUDA not in session.get_providers():  # it falls back silently
+        raise ModelError(
+            "device 'cuda' was asked for, but ONNX Runtime cannot start CUDA here: no GPU is seen "
+            "(`nvidia-smi`), or CUDA or cuDNN is not of the version that onnxruntime-gpu was built "
+            "for; mend that or use device 'cpu'"
+        )
+    return session
 
 
 def _providers(ort: Any, device: str) -> list[str]:
     if device not in ("auto", "cpu", "cuda"):
         raise ModelError(f"device must be auto, cpu or cuda, not {device!r}")
-    cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    cuda = _CUDA in ort.get_available_providers()
     if device == "cuda" and not cuda:
         raise ModelError(
             "device 'cuda' was asked for, but the installed ONNX Runtime has no CUDA: run  pip "
             "uninstall onnxruntime && pip install \"sro-edge[gpu]\"  or use device 'cpu'"
         )
-    wanted = ["CUDAExecutionProvider"] if cuda and device != "cpu" else []
+    wanted = [_CUDA] if cuda and device != "cpu" else []
     return [*wanted, "CPUExecutionProvider"]

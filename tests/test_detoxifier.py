@@ -8,7 +8,6 @@ import pytest
 
 from sro_edge.detoxifier import Candidate, Detoxifier, Request
 from sro_edge.errors import BundleError, ModelError
-from sro_edge.llama import physical_cores
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 
 CONTROL_TOKENS = ("<s>", "</s>", "<pad>", "<|rewrite|>")
@@ -236,9 +235,3 @@ def test_draws_follow_the_nucleus() -> None:
     assert shares(1, 0.01) == [0, 1, 0, 0]
     squared = np.array([0.01, 0.25, 0.0225, 0.0625]) / 0.345
     assert shares(0.5, 1) == pytest.approx(squared, abs=0.01)
-
-
-def test_physical_cores_is_a_positive_count() -> None:
-    import os
-
-    assert 1 <= physical_cores() <= (os.cpu_count() or 1)

@@ -19,6 +19,7 @@ from sro_edge.dump import rewrite_dump
 from sro_edge.errors import InputError
 from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bins, render, word_diff
 from sro_edge.evaluation.report import report_run
+from sro_edge.rewriter import Rewrite
 
 HOSTILE = 'you </script><script>alert(1)</script><img src=x onerror=alert(2)> "stupid" & ${data}'
 
@@ -149,3 +150,70 @@ def test_the_command_names_the_page(run: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{run.with_suffix('.html')}\n"
     assert run.with_suffix(".html").is_file()
+
+
+def write(folder: Path, kind: str, texts: list[str | None]) -> Path:
+    """A dump of ``texts``, which may hold quotes, as a file of this kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"in.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"body": texts}), path)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"body": t}) + "\n" for t in texts), "utf-8")
+    else:
+        mark = "\t" if kind == "tsv" else ","
+        cells = ['"' + (t or "").replace('"', '""') + '"' if t else "" for t in texts]
+        rows = "".join(f"{n}{mark}{cell}\n" for n, cell in enumerate(cells))
+        path.write_text(f"id{mark}body\n{rows}", "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "tsv", "jsonl"])
+def test_every_format_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
+    texts = ['a "stupid" idea,\tyes', "damn", "fine", None]
+    source, output = write(tmp_path, kind, texts), tmp_path / f"out.{kind}"
+    rewrite_dump(source, output, FakeRewriter(), column="body")
+    assert report_run(output, tmp_path / "page.html") == 2
+    found = _Reader((tmp_path / "page.html").read_text("utf-8"))
+    counts = " ".join(" ".join(found.text).split())
+    assert "rows 4" in counts
+    assert "empty 1 25.0%" in counts
+    rows = json.loads(found.data)["rows"]
+    assert [row["before"] for row in rows] == ["damn", 'a "stupid" idea,\tyes']
+    assert rows[1]["answers"][0]["after"] == 'a "odd" idea,\tyes'
+    assert rows[1]["answers"][0]["scores"] == pytest.approx([0.9, 0.1, 0.8, 0.7, 1])
+    assert rows[0]["answers"][0]["scores"] == [0.75, None, None, None, 3]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_columns_with_a_number_are_found_through_the_manifest(kind: str, tmp_path: Path) -> None:
+    """The second run's answers, not those that were in its input."""
+    source, first, second = (tmp_path / f"{name}.{kind}" for name in ("in", "first", "second"))
+    write(tmp_path, kind, ["so stupid", "fine"])
+    rewrite_dump(source, first, FakeRewriter(), column="body")
+
+    class Sterner(FakeRewriter):
+        def one(self, text: str | None) -> Rewrite:  # type: ignore[override]
+            return Rewrite("milder", "rewritten", None, "sample", 0.9, 0.1, 0.8, 0.7, 2)
+
+    rewrite_dump(first, second, Sterner(), column="body")
+    assert report_run(second, tmp_path / "page.html") == 2
+    rows = json.loads(_Reader((tmp_path / "page.html").read_text("utf-8")).data)["rows"]
+    assert {row["answers"][0]["after"] for row in rows} == {"milder"}
+
+
+def test_a_folder_is_one_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "in" / name, "csv", [f"stupid {name}", "fine"])
+    first = FakeRewriter()
+    rewrite_dump(tmp_path / "in", tmp_path / "out", first, column="body")
+    assert report_run(tmp_path / "out", tmp_path / "page.html") == 2
+    found = _Reader((tmp_path / "page.html").read_text("utf-8"))
+    assert "rows 4" in " ".join(" ".join(found.text).split())
+
+
+def test_the_output_of_another_command_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path, "csv", ["fine"])
+    source.with_name("in.csv.json").write_text('{"command": "screen", "column": "body"}')
+    with pytest.raises(InputError, match="made by `sro-edge screen`, not by rewrite"):
+        report_run(source, tmp_path / "page.html")

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import heapq
-import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sro_edge.errors import InputError
+from sro_edge.evaluation.outputs import SCORES, Output, open_output, records
 from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bin_of, render, text_of
-from sro_edge.formats.base import comments
-from sro_edge.formats.parquet import METADATA_KEY, ParquetSource
 
-_SCORES = ("toxicity_before", "toxicity_after", "similarity", "fluency", "attempts")
-_COLUMNS = ("status", "reason", "engine", *_SCORES)
 _BINS = 20
 
 
-def report_run(output: Path, page: Path, *, column: str = "text", rows: int = 1000) -> int:
-    """Write ``page`` about ``output``, a file that ``rewrite`` made.
+def report_run(output: Path, page: Path, *, column: str | None = None, rows: int = 1000) -> int:
+    """Write ``page`` about ``output``, a file or folder that ``rewrite`` made.
 
     Counts and histograms cover every row; of the comments, ``rows`` are shown: half of them
     unresolved and half rewritten where there are enough of both, chosen by a hash of their text,
     so that the same file gives the same page.
 
     Args:
-        output: Parquet file with the columns ``<column>_detox`` and ``detox_*``.
+        output: file or folder of any format; the run's manifest says which columns it made.
         page: HTML file to make.
-        column: column of the comments.
+        column: column of the comments; default: as the manifest says.
         rows: comments shown.
 
     Returns:
@@ -40,16 +34,9 @@ def report_run(output: Path, page: Path, *, column: str = "text", rows: int = 10
     Raises:
         InputError: ``output`` cannot be read, or no rewrite run made it.
     """
-    source = ParquetSource(output, column)
-    wanted = [f"{column}_detox", *(f"detox_{name}" for name in _COLUMNS)]
-    lacking = [name for name in wanted if name not in source.schema.names]
-    if lacking:
-        raise InputError(
-            f"{output} has no column {lacking[0]!r}, so it is no output of `sro-edge rewrite`; "
-            "give the file that it wrote, and --column where the comments are not in 'text'"
-        )
+    made = open_output(output, column)
     seen = _Seen(rows)
-    for record in _records(source, column):
+    for record in records(made):
         seen.add(record)
     shown = seen.chosen()
     page.write_text(
@@ -65,7 +52,7 @@ def report_run(output: Path, page: Path, *, column: str = "text", rows: int = 10
                     Histogram("toxicity of unresolved comments", {"before": seen.unresolved}),
                     Histogram("similarity of rewrites", {"rewritten": seen.similarity}),
                 ],
-                facts=_facts(source, output),
+                facts=_facts(made),
                 systems=["this run"],
                 scores=["toxicity", "after", "similarity", "fluency", "attempts"],
                 rows=[_row(record) for record in shown],
@@ -75,22 +62,6 @@ def report_run(output: Path, page: Path, *, column: str = "text", rows: int = 10
         errors="replace",
     )
     return len(shown)
-
-
-def _records(source: ParquetSource, column: str) -> Iterator[dict[str, Any]]:
-    """Every row as ``before``, ``after`` and the proof's values."""
-    detox = f"{column}_detox"
-    names = [column, detox, *(f"detox_{name}" for name in _COLUMNS)]
-    for group in range(len(source.group_rows)):
-        for batch in source.batches(group, names):
-            texts = [comments(batch.column(column)), comments(batch.column(detox))]
-            proof = [batch.column(f"detox_{name}").to_pylist() for name in _COLUMNS]
-            for before, after, *values in zip(*texts, *proof, strict=True):
-                yield {
-                    "before": before.text,
-                    "after": after.text,
-                    **dict(zip(_COLUMNS, values, strict=True)),
-                }
 
 
 @dataclass
@@ -158,7 +129,7 @@ def _row(record: dict[str, Any]) -> Row:
     after = record["after"] if record["status"] == "rewritten" else None
     return Row(
         record["before"],
-        [Answer(after, [record[name] for name in _SCORES], [t for t in tags if t])],
+        [Answer(after, [record[name] for name in SCORES], [t for t in tags if t])],
     )
 
 
@@ -184,14 +155,10 @@ def _counts(seen: _Seen) -> Figures:
     return Figures("Counts", ("", "rows", "share"), rows)
 
 
-def _facts(source: ParquetSource, output: Path) -> list[tuple[str, str]]:
-    """What made the file, from the note in its metadata."""
-    facts = [("file", output.name)]
-    try:
-        note = json.loads((source.schema.metadata or {})[METADATA_KEY])
-    except (KeyError, ValueError):
-        return facts
-    for name, value in note.items():
+def _facts(made: Output) -> list[tuple[str, str]]:
+    """What made the file, from the run's manifest."""
+    facts = [("file", made.path.name)]
+    for name, value in made.manifest.items():
         if isinstance(value, dict):
             facts += [(f"{name} {key}", text_of(item)) for key, item in value.items()]
         else:
