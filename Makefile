@@ -9,7 +9,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 LLAMA := $(shell sed -n 's/^llama-cpp-python==/llama_cpp_python-/p' constraints.txt)
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test check wheel bundle optimum cuda drills clean
+.PHONY: demo test check wheel bundle evaluation optimum cuda drills clean
 
 demo: $(VENV)/.runtime  ## reword the example comments with the embedded bundle
 	$(BIN)/sro-edge rewrite examples/comments.parquet --overwrite
@@ -48,6 +48,18 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge export runs/distilled --screener runs/screener -o runs/bundle \
 		--name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
 	cp -r runs/bundle/. sro_edge/default_bundle/
+
+# Policies are judged greedily and ungated, where their runs are at hand.
+POLICIES := $(foreach run,warm-start sro distilled,$(if $(wildcard runs/$(run)/run.json),\
+	--policy $(run)=runs/$(run)))
+
+evaluation: $(VENV)/.dev  ## judge the embedded bundle beside the baselines, with runs/judges
+	mkdir -p runs
+	ln -sfn "$(abspath $(DATA))" runs/data
+	$(BIN)/sro-edge evaluate runs/data/eval/paradetox_dev.parquet --column toxic \
+		--references references --words runs/data/lexicon/profanity.parquet \
+		--judge runs/judges $(POLICIES) -o runs/evaluation
+	cp runs/evaluation.json benchmarks/results/
 
 # optimum-onnx needs an older transformers than ours, so it gets an environment of its own.
 optimum: $(VENV)/.dev build/optimum/.ready  ## an optimum-cli for `sro-edge export`, tried once

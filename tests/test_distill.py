@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +94,7 @@ def test_the_command_writes_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert table.select(["comment", "text"]).to_pylist() == [
         {"comment": "you are an idiot 7", "text": "you are odd 7"}
     ]
+    assert json.loads(table.schema.metadata[b"sro_edge"]) == Fake().settings()
     pq.write_table(pa.table({"text": ["y"]}), tmp_path / "in.parquet")
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 1
