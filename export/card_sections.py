@@ -18,6 +18,10 @@ _POLICY_FIGURES = {
     "similarity": "similarity to the comment",
     "fluency": "fluency",
     "quality": "(1 − toxicity) × similarity × fluency",
+    "STA": "STA: share that is not toxic",
+    "SIM": "SIM: similarity to the comment",
+    "FL": "FL: share that is fluent",
+    "J": "J: mean of STA × SIM × FL",
 }
 _SCREENER_FIGURES = {
     "rows": "comments",
@@ -42,7 +46,7 @@ def rewriter_section(record: dict[str, Any]) -> str:
             if name in kept:
                 rows.append([f"{meaning}, by {who}", before.get(name), kept[name]])
     if rows:
-        text.append("\nOn held-out toxic comments, one sampled answer each:\n")
+        text.append("\nOn held-out toxic comments, one answer each:\n")
         text.append(table(["figure", "before", "after"], rows))
     return "\n".join(text).rstrip() + "\n"
 

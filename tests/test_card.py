@@ -10,8 +10,8 @@ POLICY: dict[str, Any] = {
     "kind": "sro",
     "base": "runs/warm-start/model",
     "lora": True,
-    "before": {"eval/toxicity": 0.4, "judge/pass_rate": 0.25},
-    "kept": {"eval/toxicity": 0.125, "judge/pass_rate": 0.5},
+    "before": {"eval/toxicity": 0.4, "judge/pass_rate": 0.25, "judge/J": 0.375},
+    "kept": {"eval/toxicity": 0.125, "judge/pass_rate": 0.5, "judge/J": 0.625},
     "data": {"toxic": ["rude.parquet"]},
     "base_run": {"data": {"plain": ["posts.parquet"]}},
 }
@@ -57,6 +57,7 @@ def test_card_says_how_the_models_were_made_and_how_they_score() -> None:
         "from runs/warm-start/model, as a LoRA adapter that was merged.",
         "| toxicity, by the training screener | 0.4 | 0.125 |",
         "| share of answers that pass all gates, by an independent judge | 0.25 | 0.5 |",
+        "| J: mean of STA × SIM × FL, by an independent judge | 0.375 | 0.625 |",
         "Fine-tuned from minilm on labelled comments.",
         "| all | 30 |  | 0.9 | 0.875 |  |  |",
         "| chat\\|room | 10 |",

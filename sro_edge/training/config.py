@@ -37,7 +37,7 @@ class JudgesConfig:
     batch_rows: int = field(default=48, metadata={"help": "labelled comments a step"})
     max_length: int = field(default=96, metadata={"help": "tokens of a text used in training"})
     learning_rate: float = field(default=8e-5, metadata={"help": "of the toxicity judge, peak"})
-    fluency_steps: int = field(default=1000, metadata={"help": "steps of the fluency judge"})
+    fluency_steps: int = field(default=600, metadata={"help": "steps of the fluency judge"})
     pairs: int = field(default=24, metadata={"help": "pairs of texts a step of it"})
     fluency_learning_rate: float = field(
         default=1.5e-4, metadata={"help": "of the fluency judge, peak"}
