@@ -31,6 +31,7 @@ from sro_edge.training.corruption import (
 )
 from sro_edge.training.encoder import resolve
 from sro_edge.training.journal import Journal
+from sro_edge.training.piles import words
 
 _POOL = 20  # batches whose pairs are sorted by length together
 _TOKEN_WEIGHT = 5.0  # few tokens are at fault, so their mean loss is small
@@ -101,7 +102,7 @@ def pair_batches(material: Material, config: JudgesConfig, skip: int = 0) -> Ite
     sample = random.Random(config.seed).sample(
         material.sentences, min(3000, len(material.sentences))
     )
-    corruptor = Corruptor([word for text in sample for word in text.split()], JUDGE_MIX)
+    corruptor = Corruptor([w for text in sample for w in words(text) if w.isalpha()], JUDGE_MIX)
     pool = skip // _POOL
     skip %= _POOL
     while True:
