@@ -45,8 +45,9 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/first --overwrite
 	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/first -o runs/pairs.parquet
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml
+	$(BIN)/sro-edge train-first-stage --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/distilled --screener runs/screener -o runs/bundle \
-		--name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
+		--first-stage runs/first-stage --name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
 	cp -r runs/bundle/. sro_edge/default_bundle/
 
 # Policies are judged greedily and ungated, where their runs are at hand.

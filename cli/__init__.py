@@ -22,6 +22,10 @@ COMMANDS = {
     "distill": ("distill:distill", "Draw a bundle's best rewrites, as pairs to train on."),
     "train-screener": ("train_screener:train_screener", "Train a screener."),
     "train-judges": ("train_judges:train_judges", "Train the judges that evaluate rewrites."),
+    "train-first-stage": (
+        "train_first_stage:train_first_stage",
+        "Fit what clears clean comments before the screener.",
+    ),
     "warm-start": ("warm_start:warm_start", "Train a small rewriter from nothing."),
     "export": ("export:export", "Turn trained models into a bundle for the edge."),
 }

@@ -74,6 +74,11 @@ def dump_options(command: F) -> F:
                 show_default=True,
                 help="Where the models run.",
             ),
+            click.option(
+                "--no-cascade",
+                is_flag=True,
+                help="Screen every comment: let the first stage clear none.",
+            ),
             click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
             click.option(
                 "--restart", is_flag=True, help="Drop the rows of an unfinished run; begin again."

@@ -92,6 +92,12 @@ class GgufTypes(click.ParamType[tuple[str, ...]]):
     help="The optimum-cli to run [default: the one on the PATH].",
 )
 @click.option("--toxic-label", help="The screener's toxic label, where it has an unusual name.")
+@click.option(
+    "--first-stage",
+    type=PATH,
+    metavar="RUN",
+    help="Run of train-first-stage, fitted to this screener as exported, to put before it.",
+)
 @click.option("--name", help="Name of the bundle [default: that of its folder].")
 @click.option("--bundle-version", default="0.1.0", show_default=True, help="Version of the bundle.")
 @click.option(
@@ -121,6 +127,7 @@ def export(
     exporter: str,
     optimum_cli: str,
     toxic_label: str | None,
+    first_stage: Path | None,
     name: str | None,
     bundle_version: str,
     license_id: str,
@@ -165,6 +172,7 @@ def export(
         exporter=exporter,
         optimum_cli=optimum_cli,
         toxic_label=toxic_label,
+        first_stage=first_stage,
         name=name,
         version=bundle_version,
         license=license_id,

@@ -48,6 +48,7 @@ def rewrite(
     limit: int | None,
     threads: int | None,
     device: str,
+    no_cascade: bool,
     overwrite: bool,
     restart: bool,
     quiet: bool,
@@ -66,7 +67,9 @@ def rewrite(
     same kind and has every row and column as it was, and new columns:
     text_detox, and its proof in detox_status, detox_reason, detox_engine,
     detox_toxicity_before, detox_toxicity_after, detox_similarity, detox_fluency
-    and detox_attempts. OUTPUT.json says how it was made.
+    and detox_attempts. OUTPUT.json says how it was made. A comment that the
+    bundle's first stage clears is copied as clean, without a score; with
+    --no-cascade every comment meets the screener.
 
     \b
     detox_status is
@@ -110,6 +113,7 @@ def rewrite(
         threads=threads,
         device=device,
         deterministic=deterministic,
+        cascade=not no_cascade,
     )
     with engine as rewriter, resumable(quiet) as watch:
         summary = rewrite_dump(

@@ -21,6 +21,7 @@ def screen(
     limit: int | None,
     threads: int | None,
     device: str,
+    no_cascade: bool,
     overwrite: bool,
     restart: bool,
     quiet: bool,
@@ -33,8 +34,12 @@ def screen(
     OUTPUT (default: comments.parquet gives comments.screened.parquet) is of the
     same kind and has every row and column as it was, and new columns:
     text_toxicity (0 to 1) and, where the screener has it, text_fluency. Null
-    and blank comments have no score. The threshold decides only which comments
-    are counted as toxic.
+    and blank comments have no score. The threshold decides which comments are
+    counted as toxic.
+
+    Where the bundle has a first stage, it clears comments that are surely below
+    the threshold: these have no score, and text_cleared is true. With
+    --no-cascade every comment gets its score.
 
     A run that was interrupted or killed goes on when the same command is run
     again.
@@ -57,7 +62,9 @@ def screen(
 
     output = output or default_output(source, "screened")
     check(source, output, column=column, overwrite=overwrite)
-    engine = remote_screener(bundle, threads=threads, device=device)
+    engine = remote_screener(
+        bundle, threads=threads, device=device, threshold=threshold, cascade=not no_cascade
+    )
     with engine as screener, resumable(quiet) as watch:
         identity = screener.identity()
         stated = identity.pop("threshold")

@@ -99,6 +99,7 @@ def _describe(
 ) -> None:
     """Write ``README.md`` and ``bundle.json``, and open the bundle as its user would."""
     training = {"policy": _portable(policy.record), "screener": _portable(screener.record)}
+    first_stage = _portable(fields.get("first_stage"))
     name = config.name or out.name
     card = model_card(
         name=name,
@@ -110,6 +111,7 @@ def _describe(
         thresholds=fields["thresholds"],
         proof=proof,
         notes=config.notes,
+        first_stage=first_stage,
         **training,
     )
     (folder / "README.md").write_text(card, "utf-8")
@@ -117,6 +119,9 @@ def _describe(
         "policy": training["policy"].get("kept") or {},
         "screener": training["screener"].get("metrics") or {},
     }
+    if first_stage is not None:
+        training["first_stage"] = first_stage
+        scores["first_stage"] = {"points": first_stage["points"]}
     write_manifest(
         folder,
         {

@@ -7,6 +7,7 @@ from typing import Any
 
 from sro_edge.export.card_sections import (
     data_section,
+    first_stage_section,
     rewriter_section,
     screener_section,
     settings,
@@ -36,7 +37,7 @@ _TRAINED = """\
 |---|---|
 | `detoxifier.gguf` | the rewriter, stored as {gguf_type}, for llama.cpp |
 {others}| `screener/model.onnx` | the screener ({outputs}), stored as {weights}, for ONNX Runtime |
-| `lexicon.json` | toxic words, for the word-deleting last resort; may be missing |
+{first}| `lexicon.json` | toxic words, for the word-deleting last resort; may be missing |
 | `bundle.json` | prompt, thresholds, sampling, and size and sha256 of every file |
 | `proof.json` | how far the files are from the trained models |
 
@@ -48,7 +49,7 @@ A comment passes up to a toxicity of {toxicity:.4g}; its rewrite must also keep 
 {policy}
 ## The screener
 
-{screener}
+{screener}{first_stage}
 ## Data
 
 {data}
@@ -58,6 +59,9 @@ Measured on the exporting machine before the bundle was written; an export that 
 writes nothing, unless whoever ran it accepted that: such a figure is marked.
 
 {proof}
+"""
+_FIRST = """\
+| `screener/first_stage.onnx` | the first stage, which clears clean comments before the screener |
 """
 _ASSEMBLED = """\
 It was assembled of two models that were trained elsewhere. They were opened and asked once; how
@@ -111,6 +115,7 @@ def model_card(
     screener: dict[str, Any],
     proof: dict[str, Any],
     notes: str = "",
+    first_stage: dict[str, Any] | None = None,
 ) -> str:
     """Markdown text of ``README.md``.
 
@@ -126,6 +131,7 @@ def model_card(
         screener: the screener's ``run.json``.
         proof: content of ``proof.json``.
         notes: Markdown put at the end.
+        first_stage: ``run.json`` of the first stage; None where there is none.
     """
     others = "".join(
         f"| `detoxifier-{kind}.gguf` | the rewriter once more, stored as {kind} |\n"
@@ -140,7 +146,9 @@ def model_card(
         weights=weights,
         policy=rewriter_section(policy),
         screener=screener_section(screener),
-        data=data_section(records),
+        first=_FIRST if first_stage else "",
+        first_stage=first_stage_section(first_stage) if first_stage else "",
+        data=data_section(records | ({"first stage": first_stage} if first_stage else {})),
         proof=table(["figure", "value", "bound"], figures).rstrip(),
         **thresholds,
     )

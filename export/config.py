@@ -32,6 +32,7 @@ class ExportConfig:
         version: the bundle's version.
         license: SPDX identifier of the weights.
         notes: Markdown for the end of the model card.
+        first_stage: a run of train-first-stage that was fitted to this very screener, or None.
     """
 
     gguf_types: tuple[str, ...] = (DEFAULT_TYPE,)
@@ -46,6 +47,7 @@ class ExportConfig:
     version: str = "0.1.0"
     license: str = "Apache-2.0"
     notes: str = ""
+    first_stage: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse types that cannot be written."""

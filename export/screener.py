@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sro_edge.export.config import ExportConfig, Part
 from sro_edge.export.figures import require
+from sro_edge.export.first_stage import export_first_stage
 from sro_edge.export.onnx_writer import trace, write_screener
 from sro_edge.export.probes import AWKWARD, COMMENTS, read_probes
 from sro_edge.export.proof_onnx import prove_screener
@@ -41,8 +43,14 @@ def export_screener(
         texts,
     )
     thresholds = dataclasses.replace(screener.thresholds, toxicity=proven.threshold)
-    fields = {
+    fields: dict[str, Any] = {
         "thresholds": dataclasses.asdict(thresholds),
         "outputs": screener.graph.outputs,
     }
-    return Part(fields, require(proven.figures, config.accept_drift))
+    figures = require(proven.figures, config.accept_drift)
+    if config.first_stage is not None:
+        progress("writing the first stage")
+        record, proof = export_first_stage(config.first_stage, folder / "screener", texts)
+        fields["first_stage"] = record
+        figures += require(proof, config.accept_drift)
+    return Part(fields, figures)

@@ -3,7 +3,7 @@
     bundle.json       schema version, prompt template, thresholds, sampling, size and sha256 of
                       every file, licence, how it was trained, its scores
     detoxifier.gguf   the rewriter, for llama.cpp
-    screener/         the screener as ONNX, its tokenizer and config
+    screener/         the screener as ONNX, its tokenizer and config; its first stage, if any
     lexicon.json      toxic words with their log-odds, for the word-deleting last resort
     README.md         model card
 
@@ -28,6 +28,7 @@ from sro_edge.folders import check_room, new_folder
 from sro_edge.headers import check_onnx, read_gguf
 from sro_edge.manifest import (
     DETOXIFIER,
+    FIRST_STAGE,
     LEXICON,
     MANIFEST,
     SCREENER,
@@ -163,12 +164,13 @@ class Bundle:
         for name in self.files:
             if name.endswith(".gguf"):
                 read_gguf(self.path / name)
-        for name in check_onnx(self.path / SCREENER):
-            if f"screener/{name}" not in self.files:
-                raise BundleError(
-                    f"{self.path}: the screener keeps weights in screener/{name}, which {MANIFEST} "
-                    "does not list, so nothing vouches for it"
-                )
+        for graph in (SCREENER, FIRST_STAGE):
+            for name in check_onnx(self.path / graph) if graph in self.files else ():
+                if f"screener/{name}" not in self.files:
+                    raise BundleError(
+                        f"{self.path}: {graph} keeps weights in screener/{name}, which {MANIFEST} "
+                        "does not list, so nothing vouches for it"
+                    )
 
     def copy(
         self,

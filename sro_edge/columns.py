@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -133,20 +134,27 @@ class Screening:
         """Comments above ``threshold`` count as toxic; ``settings`` say which screener this is."""
         self.screener, self.threshold = screener, threshold
         self.settings = {**settings, "threshold": threshold}
-        self.has_fluency = screener.score(["a"]).fluency is not None
+        probe = screener.score(["a"])
+        self.has_fluency, self.has_cascade = probe.fluency is not None, probe.cleared is not None
+        self._blank = (None,) * (1 + self.has_fluency + self.has_cascade)
 
     def fields(self, column: str, text_type: pa.DataType) -> list[pa.Field]:
-        """``text_toxicity``, and ``text_fluency`` where the screener has it."""
+        """``text_toxicity``, ``text_fluency`` where there is one; ``text_cleared`` likewise."""
         names = [f"{column}_toxicity", f"{column}_fluency"]
-        return [pa.field(name, pa.float32()) for name in names[: 1 + self.has_fluency]]
+        fields = [pa.field(name, pa.float32()) for name in names[: 1 + self.has_fluency]]
+        return [*fields, pa.field(f"{column}_cleared", pa.bool_())][: len(self._blank)]
 
     def rows(self, texts: Sequence[str | None]) -> list[Row]:
-        """Null and blank comments have no scores."""
+        """Null, blank and cleared comments have no scores."""
         filled = [text for text in texts if text and text.strip()]
         scores = self.screener.score(filled) if filled else None
-        columns = [] if scores is None else [scores.toxicity.tolist()]
-        if scores is not None and scores.fluency is not None:
-            columns.append(scores.fluency.tolist())
+        columns: list[list[Any]] = []
+        if scores is not None:
+            for column in (scores.toxicity, scores.fluency):
+                if column is not None:
+                    columns.append([None if math.isnan(v) else v for v in column.tolist()])
+            if scores.cleared is not None:
+                columns.append(scores.cleared.tolist())
         found = iter(zip(*columns, strict=True))
         return self._rows(next(found) if t and t.strip() else None for t in texts)
 
@@ -154,22 +162,23 @@ class Screening:
         """Without scores."""
         if text is None or not text.strip():
             return self._rows([None])[0]
-        return Row("unresolved", LOST, (None,) * (1 + self.has_fluency))
+        return Row("unresolved", LOST, self._blank)
 
     def recall(self, unit: pa.Table, texts: Sequence[str | None]) -> list[Row]:
         """Judge the stored scores again."""
         found = zip(*(column.to_pylist() for column in unit.columns), strict=True)
         return [
-            self.lost(text) if scores[0] is None else self._rows([scores])[0]
+            self.lost(text) if scores == self._blank else self._rows([scores])[0]
             for text, scores in zip(texts, found, strict=True)
         ]
 
-    def _rows(self, found: Iterable[tuple[float, ...] | None]) -> list[Row]:
+    def _rows(self, found: Iterable[tuple[Any, ...] | None]) -> list[Row]:
         rows = []
         for scores in found:
             if scores is None:
-                rows.append(Row("empty", None, (None,) * (1 + self.has_fluency)))
+                rows.append(Row("empty", None, self._blank))
             else:
-                status = "clean" if passes(scores[0], self.threshold) else "toxic"
+                clean = scores[0] is None or passes(scores[0], self.threshold)
+                status = "clean" if clean else "toxic"
                 rows.append(Row(status, None, tuple(scores)))
         return rows

@@ -52,6 +52,9 @@ _LEET = {
 }  # fmt: skip
 _MARKS = "".join(re.escape(c) for c in _LEET if not c.isdigit())
 _TOKEN = re.compile(f"[a-z0-9{_MARKS}]+", re.I)
+_SUSPECT = re.compile(  # what every token has that is read another way
+    rf"[0-9{_MARKS.replace('!', '')}]|!(?=[a-z0-9{_MARKS.replace('!', '')}])|([a-z])\1\1", re.I
+)
 _RUN = re.compile(r"(.)\1*", re.DOTALL)
 _LONG_RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
 # A number that stays one: with its unit, or a size.
@@ -156,6 +159,8 @@ class Deobfuscator:
             english = _is_latin_text(plain)
             plain = _WORD.sub(lambda m: self._one_script(m[0], english), plain)
         plain = _SPACED.sub(self._join, plain)
+        if not _SUSPECT.search(plain):  # most texts: no token has another reading
+            return text if plain == text else plain
         kept = protected_spans(plain, Span(0, len(plain)))
         out, end = [], 0
         for span in [*kept, Span(len(plain), len(plain))]:

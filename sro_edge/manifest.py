@@ -21,6 +21,7 @@ SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
 DETOXIFIER = "detoxifier.gguf"
 SCREENER = "screener/model.onnx"
+FIRST_STAGE = "screener/first_stage.onnx"
 LEXICON = "lexicon.json"
 LARGEST_MANIFEST = 4 << 20  # bytes
 REQUIRED = (DETOXIFIER, SCREENER, "screener/tokenizer.json", "screener/config.json")

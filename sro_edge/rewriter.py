@@ -15,8 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import deletions
+from sro_edge.first_stage import stated
 from sro_edge.guards import is_degenerate, is_refusal, keeps_quotes, survives, tidy
 from sro_edge.job import Job, Piece, free_spans
 from sro_edge.score_cache import ScoreCache
@@ -24,6 +27,7 @@ from sro_edge.screener import Scores, passes
 
 if TYPE_CHECKING:
     from sro_edge.detoxifier import Candidate, Detoxifier
+    from sro_edge.first_stage import FirstStage
     from sro_edge.screener import Screener
 
 POLICIES = ("null", "mask", "keep")
@@ -44,7 +48,8 @@ class Rewrite:
             ``meaning`` (none of those that did kept meaning, fluency and what must survive),
             ``abstained`` (the model declined), ``too_long``, ``error``.
         engine: what made the text: ``greedy``, ``sample`` or ``delete``.
-        toxicity_before: screener's probability for the comment.
+        toxicity_before: screener's probability for the comment; None where a first stage cleared
+            it, so that the screener never saw it (``toxicity_after`` too).
         toxicity_after: the same for ``text``.
         similarity: cosine of the embeddings of comment and ``text``.
         fluency: screener's probability that ``text`` is fluent.
@@ -74,6 +79,7 @@ class Rewriter:
             them the toxic words are deleted, and what then still fails is unresolved.
         on_unresolved: text of an unresolved comment: ``null``, ``mask`` or ``keep``.
         seed: of the sampling.
+        first_stage: clears comments before the screener sees them; None for none.
     """
 
     def __init__(
@@ -86,12 +92,14 @@ class Rewriter:
         max_attempts: int = 3,
         on_unresolved: str = "null",
         seed: int = 0,
+        first_stage: FirstStage | None = None,
     ) -> None:
         if max_attempts < 1:
             raise ValueError(f"max_attempts must be at least 1, not {max_attempts}")
         if on_unresolved not in POLICIES:
             raise ValueError(f"on_unresolved must be one of {POLICIES}, not {on_unresolved!r}")
         self.bundle, self.screener, self.detoxifier = bundle, screener, detoxifier
+        self.first_stage = first_stage
         self.thresholds = thresholds or bundle.thresholds
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
         self.lexicon = bundle.lexicon()
@@ -109,6 +117,7 @@ class Rewriter:
         threads: int | None = None,
         device: str = "auto",
         deterministic: bool = False,
+        cascade: bool = True,
     ) -> Rewriter:
         """Open a bundle (default: the embedded one) and its two models.
 
@@ -121,6 +130,7 @@ class Rewriter:
             threads: CPU threads (default: one per physical core).
             device: ``auto``, ``cpu`` or ``cuda``.
             deterministic: see :class:`sro_edge.detoxifier.Detoxifier`.
+            cascade: let the bundle's first stage, where it has one, clear what is surely clean.
 
         Raises:
             BundleError: the bundle is incomplete or changed.
@@ -128,6 +138,7 @@ class Rewriter:
             ModelError: the device or a model cannot be used.
         """
         from sro_edge.detoxifier import Detoxifier
+        from sro_edge.first_stage import load_first_stage
         from sro_edge.screener import Screener
 
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
@@ -135,6 +146,11 @@ class Rewriter:
         if threshold is not None:
             thresholds = dataclasses.replace(thresholds, toxicity=threshold)
         screener = Screener(opened.screener, threads=threads, device=device)
+        stage = None
+        if cascade:
+            stage = load_first_stage(
+                screener, opened.screener, thresholds.toxicity, threads=threads
+            )
         detoxifier = Detoxifier(
             opened.detoxifier,
             opened.prompt,
@@ -151,6 +167,7 @@ class Rewriter:
             max_attempts=3 if max_attempts is None else max_attempts,
             on_unresolved=on_unresolved,
             seed=seed,
+            first_stage=stage,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -163,6 +180,7 @@ class Rewriter:
             "max_attempts": self.max_attempts,
             "on_unresolved": self.on_unresolved,
             "seed": self.seed,
+            "cascade": stated(self.first_stage),
         }
 
     def rewrite(self, texts: Iterable[str | None]) -> Iterator[Rewrite]:
@@ -187,16 +205,20 @@ class Rewriter:
         if not texts:
             return []
         self._scores = ScoreCache(self.screener)
-        before = self._scores.score(texts)
+        results: list[Rewrite | None] = [Rewrite(text, "clean") for text in texts]
+        left = list(range(len(texts)))
+        if self.first_stage is not None:
+            left = np.flatnonzero(~self.first_stage.clears(texts)).tolist()
+        before = self._scores.score([texts[i] for i in left])
         jobs: dict[int, Job] = {}
-        results: list[Rewrite | None] = [None] * len(texts)
-        for i, (text, toxicity) in enumerate(zip(texts, before.toxicity.tolist(), strict=True)):
+        for row, (i, toxicity) in enumerate(zip(left, before.toxicity.tolist(), strict=True)):
+            text = texts[i]
             if passes(toxicity, self.thresholds.toxicity):
                 results[i] = Rewrite(
                     text, "clean", toxicity_before=toxicity, toxicity_after=toxicity
                 )
             else:
-                embedding = None if before.embedding is None else before.embedding[i]
+                embedding = None if before.embedding is None else before.embedding[row]
                 jobs[i] = Job(text, toxicity, embedding, self.screener.reveal)
         self._find_pieces(list(jobs.values()))
         for attempt in range(self.max_attempts + 1):

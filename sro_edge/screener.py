@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sro_edge.disguise import Deobfuscator, Vocabulary
-from sro_edge.errors import BundleError, MissingExtraError, ModelError
-from sro_edge.headers import check_onnx
-from sro_edge.machine import physical_cores
+from sro_edge.errors import BundleError, ModelError
+from sro_edge.onnx_session import CUDA, Piece, feeds, load_session, token_batches
 from sro_edge.segments import windows
 
 Floats = npt.NDArray[np.float32]
@@ -30,7 +29,6 @@ Floats = npt.NDArray[np.float32]
 SCREEN_TOLERANCE = 1e-4
 TOXIC_LABELS = frozenset({"toxic", "toxicity", "hate", "hateful", "offensive"})
 _MOST_TOKENS, _MOST_WORDS = 1_000_000, 10_000_000  # more in a config.json is absurd
-_CUDA = "CUDAExecutionProvider"
 _CHUNK = 2048  # windows tokenised at a time: what bounds the memory
 
 
@@ -42,11 +40,14 @@ class Scores:
         toxicity: (N,) in [0, 1].
         fluency: (N,) in [0, 1], 1 is fluent; None where the screener has no such output.
         embedding: (N, d) of length 1, or 0 for a blank text; None likewise.
+        cleared: (N,), True where a first stage cleared the text: its scores are NaN. None where all
+            were screened.
     """
 
     toxicity: Floats
     fluency: Floats | None
     embedding: Floats | None
+    cleared: npt.NDArray[np.bool_] | None = None
 
 
 def passes(toxicity: float, threshold: float) -> bool:
@@ -87,13 +88,13 @@ class Screener:
         """Load graph and tokenizer, and run the graph once."""
         config = _read_config(folder / "config.json")
         self._max_tokens: int = config["max_tokens"]
-        self._pad: int = config["pad_token_id"]
+        self.pad: int = config["pad_token_id"]
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
         self._deobfuscator = Deobfuscator(_vocabulary(self._tokenizer)) if deobfuscate else None
-        self._session = _load_session(folder / "model.onnx", threads or physical_cores(), device)
-        on_gpu = _CUDA in self._session.get_providers()
+        self._session = load_session(folder / "model.onnx", threads, device)
+        on_gpu = CUDA in self._session.get_providers()
         self._batch_tokens = batch_tokens or (16_384 if on_gpu else 512)
         self._inputs = [node.name for node in self._session.get_inputs()]
         self._outputs = [node.name for node in self._session.get_outputs()]
@@ -101,7 +102,7 @@ class Screener:
         if "toxicity" not in self._outputs:
             self._classes = _ToxicClasses.from_config(config, self._outputs, folder)
         try:
-            _, _, probe = self._run([(0, [self._pad])])
+            _, _, probe = self._run([(0, [self.pad])])
         except Exception as error:
             raise ModelError(
                 f"{folder}: the screener takes {', '.join(self._inputs)} and cannot be run on "
@@ -118,22 +119,33 @@ class Screener:
         """
         order: dict[str, int] = {}
         rows = np.array([order.setdefault(text, len(order)) for text in texts], dtype=np.intp)
-        seen = [self.reveal(text) for text in order]
-        disguised = [i for i, text in enumerate(order) if seen[i] != text]
-        means = _Means(len(order) + len(disguised), self._shapes)
-        pieces = self._pieces([*order, *(seen[i] for i in disguised)])
+        readings, owners = self.readings(list(order))
+        means = _Means(len(readings), self._shapes)
+        pieces = self.pieces(readings)
         while chunk := list(itertools.islice(pieces, _CHUNK)):
             chunk.sort(key=lambda piece: len(piece[1]))
-            for batch in self._batches(chunk):
+            for batch in token_batches(chunk, self._batch_tokens):
                 means.add(*self._run(batch))
-        means.raise_toxicity(disguised, len(order))
+        means.raise_toxicity(owners[len(order) :], len(order))
         return means.scores(rows)
+
+    @property
+    def words(self) -> int:
+        """How many tokens there are."""
+        count: int = self._tokenizer.get_vocab_size()
+        return count
 
     def reveal(self, text: str) -> str:
         """``text`` with its disguised words as a reader sees them (:mod:`sro_edge.disguise`)."""
         return self._deobfuscator.reveal(text) if self._deobfuscator else text
 
-    def _pieces(self, texts: Iterable[str]) -> Iterator[tuple[int, list[int]]]:
+    def readings(self, texts: Sequence[str]) -> tuple[list[str], list[int]]:
+        """``texts``, then the undisguised copies of some; and of each, which text it reads."""
+        copies = [(i, seen) for i, t in enumerate(texts) if (seen := self.reveal(t)) != t]
+        owners = [*range(len(texts)), *(i for i, _ in copies)]
+        return [*texts, *(seen for _, seen in copies)], owners
+
+    def pieces(self, texts: Iterable[str]) -> Iterator[Piece]:
         """(number of the text, token ids) of every window, in pieces that the model can read."""
         found = (
             (number, span.of(text).encode("utf-8", "replace").decode("utf-8"))
@@ -160,29 +172,12 @@ class Screener:
             return False
         return all(t in self._dumb or unicodedata.category(t[0])[0] == "P" for t in tokens if t)
 
-    def _batches(
-        self, pieces: list[tuple[int, list[int]]]
-    ) -> Iterator[list[tuple[int, list[int]]]]:
-        """Cut pieces, which come shortest first, so that rows x longest stays in the budget."""
-        batch: list[tuple[int, list[int]]] = []
-        for piece in pieces:
-            if batch and (len(batch) + 1) * len(piece[1]) > self._batch_tokens:
-                yield batch
-                batch = []
-            batch.append(piece)
-        yield batch
-
     def _run(
-        self, batch: list[tuple[int, list[int]]]
+        self, batch: list[Piece]
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], dict[str, Floats]]:
         """Text numbers (B,), token counts (B,) and the outputs by name of one batch."""
-        lengths = np.array([len(ids) for _, ids in batch])
-        shape = (len(batch), int(lengths.max()))
-        mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
-        ids = np.full(shape, self._pad, dtype=np.int64)
-        ids[mask.astype(bool)] = np.concatenate([ids for _, ids in batch])
-        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        values = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
+        lengths, given = feeds(batch, self.pad)
+        values = self._session.run(self._outputs, {name: given[name] for name in self._inputs})
         outputs = {
             name: np.asarray(value, dtype=np.float32)
             for name, value in zip(self._outputs, values, strict=True)
@@ -312,45 +307,3 @@ def _load_tokenizer(file: Path) -> Any:
 def _vocabulary(tokenizer: Any) -> Vocabulary:
     normalizer = tokenizer.normalizer
     return Vocabulary(tokenizer.get_vocab(), normalizer.normalize_str if normalizer else str)
-
-
-def _load_session(file: Path, threads: int, device: str) -> Any:
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingExtraError("screening", "cpu", "onnxruntime") from error
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.enable_mem_pattern = False  # it would keep one plan for every shape it meets
-    # llama.cpp works on the same cores: an idle thread must not burn one.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    check_onnx(file)
-    providers = _providers(ort, device)
-    try:
-        session = ort.InferenceSession(file, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise BundleError(
-            f"{file} cannot be loaded by ONNX Runtime: {error}; export the bundle again"
-        ) from error
-    if device == "cuda" and _CUDA not in session.get_providers():  # it falls back silently
-        raise ModelError(
-            "device 'cuda' was asked for, but ONNX Runtime cannot start CUDA here: no GPU is seen "
-            "(`nvidia-smi`), or CUDA or cuDNN is not of the version that onnxruntime-gpu was built "
-            "for; mend that or use device 'cpu'"
-        )
-    return session
-
-
-def _providers(ort: Any, device: str) -> list[str]:
-    if device not in ("auto", "cpu", "cuda"):
-        raise ModelError(f"device must be auto, cpu or cuda, not {device!r}")
-    cuda = _CUDA in ort.get_available_providers()
-    if device == "cuda" and not cuda:
-        raise ModelError(
-            "device 'cuda' was asked for, but the installed ONNX Runtime has no CUDA: run  pip "
-            "uninstall onnxruntime && pip install \"sro-edge[gpu]\"  or use device 'cpu'"
-        )
-    wanted = [_CUDA] if cuda and device != "cpu" else []
-    return [*wanted, "CPUExecutionProvider"]

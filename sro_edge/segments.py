@@ -80,6 +80,8 @@ def _cut(text: str, start: int, end: int, max_chars: int) -> list[Span]:
 
 def windows(text: str, max_chars: int = 400) -> list[Span]:
     """Neighbouring sentences packed into spans of at most ``max_chars``: what a screener reads."""
+    if 0 < len(text) <= max_chars and not (text[0].isspace() or text[-1].isspace()):
+        return [Span(0, len(text))]  # what packing gives, only sooner
     packed: list[Span] = []
     for span in sentences(text, max_chars):
         if packed and span.end - packed[-1].start <= max_chars:

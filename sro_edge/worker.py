@@ -196,14 +196,18 @@ class RemoteScreener:
         return dict(self._worker.ready())
 
     def score(self, texts: Sequence[str]) -> Scores:
-        """Toxicity and fluency; no embedding."""
+        """Toxicity and fluency, NaN where a first stage cleared the text; no embedding."""
         import numpy as np
 
         from sro_edge.screener import Scores
 
-        toxicity, fluency = self._worker.call(texts)
-        found = None if fluency is None else np.asarray(fluency, np.float32)
-        return Scores(np.asarray(toxicity, np.float32), found, None)
+        toxicity, fluency, cleared = self._worker.call(texts)
+        return Scores(
+            np.asarray(toxicity, np.float32),
+            None if fluency is None else np.asarray(fluency, np.float32),
+            None,
+            None if cleared is None else np.asarray(cleared, bool),
+        )
 
 
 @contextmanager
@@ -220,18 +224,33 @@ def remote_screener(bundle: Path | None, **asked: Any) -> Iterator[RemoteScreene
         yield RemoteScreener(worker)
 
 
-def load_screener(bundle: str | None, *, threads: int | None, device: str) -> Any:
-    """The screener of a bundle, with what identifies it."""
+def load_screener(
+    bundle: str | None,
+    *,
+    threads: int | None,
+    device: str,
+    threshold: float | None = None,
+    cascade: bool = True,
+) -> Any:
+    """The screener of a bundle, behind its first stage if there is one, with what identifies it."""
     from sro_edge.bundle import Bundle
+    from sro_edge.first_stage import Cascade, load_first_stage, stated
     from sro_edge.screener import Screener
 
     opened = Bundle.load(bundle)
     screener: Any = Screener(opened.screener, threads=threads, device=device)
+    stage = None
+    if cascade:
+        wanted = opened.thresholds.toxicity if threshold is None else threshold
+        stage = load_first_stage(screener, opened.screener, wanted, threads=threads)
+    if stage is not None:
+        screener = Cascade(screener, stage)
     screener.identity = {
         "bundle": opened.name,
         "bundle_version": opened.version,
         "bundle_digest": opened.digest,
         "threshold": opened.thresholds.toxicity,
+        "cascade": stated(stage),
     }
     return screener
 
@@ -297,8 +316,8 @@ def _load(role: str, load: str, asked: dict[str, Any]) -> tuple[Any, Callable[[A
 
 
 def _scores(scores: Any) -> list[Any]:
-    fluency = None if scores.fluency is None else scores.fluency.tolist()
-    return [scores.toxicity.tolist(), fluency]
+    columns = (scores.toxicity, scores.fluency, scores.cleared)
+    return [None if column is None else column.tolist() for column in columns]
 
 
 def _in_a_sentence(error: Exception) -> str:

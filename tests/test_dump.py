@@ -25,6 +25,7 @@ class FakeScores:
     toxicity: Any
     fluency: Any = None
     embedding: Any = None
+    cleared: Any = None
 
 
 class FakeScreener:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sro_edge.errors import BundleError, MissingExtraError, ModelError
+from sro_edge.onnx_session import token_batches
 from sro_edge.screener import SCREEN_TOLERANCE, Scores, Screener, passes
 
 pytest.importorskip("onnxruntime")
@@ -97,10 +98,9 @@ def test_batches_change_no_score(tiny_screener_folder: Path, batch_tokens: int) 
             assert np.abs(one - many).max() < SCREEN_TOLERANCE
 
 
-def test_batches_respect_the_token_budget(tiny_screener_folder: Path) -> None:
-    engine = screener(tiny_screener_folder, batch_tokens=40)
+def test_batches_respect_the_token_budget() -> None:
     pieces = [(n, [5] * length) for n, length in enumerate([3, 3, 4, 9, 9, 9, 9, 9, 32, 50])]
-    batches = list(engine._batches(pieces))
+    batches = list(token_batches(pieces, 40))
     assert [piece for batch in batches for piece in batch] == pieces
     assert [len(batch) for batch in batches] == [4, 4, 1, 1]
 
@@ -141,7 +141,7 @@ def test_one_toxic_word_taints_a_long_text(tiny_screener_folder: Path) -> None:
 def test_windows_over_the_models_limit_are_halved(tiny_screener_folder: Path) -> None:
     engine = screener(tiny_screener_folder)
     crowded = "a " * 150 + "moron"  # one window of 301 characters, far over 32 tokens
-    pieces = list(engine._pieces([crowded]))
+    pieces = list(engine.pieces([crowded]))
     assert len(pieces) > 5
     assert all(len(ids) <= 32 for _, ids in pieces)
     assert sum(len(ids) - 2 for _, ids in pieces) == 151
@@ -167,7 +167,7 @@ def test_means_are_weighted_by_tokens(tiny_screener_folder: Path) -> None:
 
 def test_lookalikes_of_control_tokens_stay_text(tiny_screener_folder: Path) -> None:
     engine = screener(tiny_screener_folder)
-    ((_, ids),) = engine._pieces(["[CLS] you [SEP] idiot [PAD]"])
+    ((_, ids),) = engine.pieces(["[CLS] you [SEP] idiot [PAD]"])
     assert (ids[0], ids[-1]) == (2, 3)
     assert not {0, 2, 3} & set(ids[1:-1])
     assert engine.score(["[SEP] idiot"]).toxicity == pytest.approx([TOXIC], abs=1e-6)

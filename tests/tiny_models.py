@@ -19,14 +19,16 @@ PLAIN_WORDS = (
 # fmt: on
 
 
-def write_bundle(folder: Path) -> None:
-    """Write a bundle of the two models."""
+def write_bundle(folder: Path, *, first_stage: bool = False) -> None:
+    """Write a bundle of the two models, and of a first stage where wanted."""
     from sro_edge.bundle import Sampling, Thresholds
     from sro_edge.manifest import write_manifest
     from sro_edge.prompt import SMALL_TEMPLATE
 
     folder.mkdir()
     write_screener(folder / "screener")
+    if first_stage:
+        write_first_stage(folder / "screener")
     write_gguf(folder / "detoxifier.gguf")
     write_manifest(
         folder,
@@ -144,6 +146,33 @@ def write_screener(folder: Path) -> None:
     write_graph(folder / "model.onnx", nodes, constants, outputs)
     config = {"max_tokens": 32, "outputs": list(outputs), "pad_token_id": 0}
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+
+def write_first_stage(folder: Path, *, at: float = 0.25) -> None:
+    """Put a first stage beside a screener: it clears what has none of the words "idiot" or "bad".
+
+    "bad" is what it does not trust and the screener passes, "stupid" what it misses.
+    """
+    import onnx
+
+    from sro_edge.manifest import sha256
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *TOXIC_WORDS, *PLAIN_WORDS]
+    table = np.full((len(words), 1), 0.125, dtype=np.float32)
+    table[[words.index("idiot"), words.index("bad")]] = 0.875
+    node = onnx.helper.make_node
+    nodes = [
+        node("Gather", ["table", "input_ids"], ["alarms"]),  # (B, T, 1)
+        node("Cast", ["attention_mask"], ["mask2"], to=onnx.TensorProto.FLOAT),
+        node("Unsqueeze", ["mask2", "last"], ["mask"]),
+        node("Mul", ["alarms", "mask"], ["kept"]),
+        node("ReduceMax", ["kept", "rows"], ["alarm"], keepdims=0),
+    ]
+    constants = {"table": table, "last": np.array([2]), "rows": np.array([1, 2])}
+    write_graph(folder / "first_stage.onnx", nodes, constants, {"alarm": ["batch"]})
+    point = {"toxicity": at, "alarm": 0.5, "toxic": 9, "missed": 0, "cleared": 0.5, "upper": 0.3}
+    notes = {"screener": sha256(folder / "model.onnx"), "points": [point]}
+    (folder / "first_stage.json").write_text(json.dumps(notes), "utf-8")
 
 
 def write_word_tokenizer(file: Path) -> list[str]:

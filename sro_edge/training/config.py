@@ -196,3 +196,26 @@ FREE = tuple(
         "checkpoint_seconds",
     )
 )
+
+
+@dataclass(frozen=True)
+class FirstStageConfig:
+    """How the first stage of a screener is trained; defaults are the default bundle's."""
+
+    base: str = field(
+        default="minilm",
+        metadata={"help": "the screener's base encoder, whose word vectors are begun with"},
+    )
+    width: int = field(default=128, metadata={"help": "columns of the embedding table"})
+    channels: int = field(default=128, metadata={"help": "channels of the convolutions"})
+    epochs: float = field(default=3.0, metadata={"help": "passes over the pieces"})
+    batch_rows: int = field(default=128, metadata={"help": "pieces a step"})
+    max_length: int = field(default=96, metadata={"help": "tokens of a piece used in training"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate"})
+    toxic_weight: float = field(
+        default=10.0, metadata={"help": "weight of a false clear against a needless second look"}
+    )
+    least_seen: int = field(
+        default=4, metadata={"help": "occurrences below which a token is unknown: never cleared"}
+    )
+    seed: int = field(default=0, metadata={"help": "of pieces, order and initialisation"})

@@ -1,0 +1,167 @@
+"""The first stage of a screener: clears what is surely clean, so that only the rest is screened.
+
+    screener/first_stage.onnx   token ids -> ``alarm`` (B,) in [0, 1]
+    screener/first_stage.json   which screener it imitates, and up to which alarm a text is cleared,
+                                for several thresholds of toxicity, with how many held-out texts
+                                were cleared that the screener calls toxic
+
+A text is cleared only if every piece of it is, read as it is and without disguise: whatever the
+screener would look at, the first stage has looked at. A bundle without these files has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sro_edge.errors import BundleError
+from sro_edge.manifest import sha256
+from sro_edge.onnx_session import feeds, load_session, token_batches
+from sro_edge.screener import Scores, Screener
+
+GRAPH, NOTES = "first_stage.onnx", "first_stage.json"
+_BATCH_TOKENS = 4096  # padding included
+_MOST_POINTS = 100
+INPUTS = ("input_ids", "attention_mask")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Up to which alarm a text is cleared, where a given toxicity still passes.
+
+    Args:
+        toxicity: the screener's threshold.
+        alarm: highest alarm that is cleared.
+        toxic: held-out texts that the screener calls toxic at that threshold.
+        missed: those of them that are cleared.
+        cleared: share of all held-out texts that are.
+        upper: 95 % upper confidence bound of the share missed (Clopper & Pearson 1934).
+    """
+
+    toxicity: float
+    alarm: float
+    toxic: int
+    missed: int
+    cleared: float
+    upper: float
+
+
+class FirstStage:
+    """The first stage beside a screener, ready to clear.
+
+    Args:
+        screener: the screener that it stands before; its tokenizer is used.
+        folder: the screener's folder.
+        toxicity: the highest toxicity that passes. The point for the highest toxicity up to this
+            one is used: it misses less, not more, than it would for that toxicity.
+        threads: CPU threads; default one per physical core.
+
+    Raises:
+        BundleError: the files are damaged, or made for another screener.
+    """
+
+    def __init__(
+        self, screener: Screener, folder: Path, toxicity: float, *, threads: int | None = None
+    ) -> None:
+        """Load the graph."""
+        points = read_points(folder)
+        fitting = [point for point in points if point.toxicity <= toxicity + 1e-9]
+        self.point = max(fitting, key=lambda p: p.toxicity) if fitting else None
+        self._screener = screener
+        if self.point is not None:
+            self._session = load_session(folder / GRAPH, threads, "cpu")
+
+    def clears(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of N ``texts`` (N,) need no screening."""
+        if self.point is None or not texts:
+            return np.zeros(len(texts), dtype=bool)
+        readings, owners = self._screener.readings(texts)
+        loudest = np.full(len(readings), -1, dtype=np.float32)
+        pieces = sorted(self._screener.pieces(readings), key=lambda piece: len(piece[1]))
+        for batch in token_batches(pieces, _BATCH_TOKENS):
+            _, given = feeds(batch, self._screener.pad)
+            (alarm,) = self._session.run(["alarm"], {name: given[name] for name in INPUTS})
+            np.maximum.at(loudest, [number for number, _ in batch], alarm)
+        found = loudest[: len(texts)]  # -1: nothing to read, which the screener sees at no cost
+        np.maximum.at(found, owners[len(texts) :], loudest[len(texts) :])
+        return (found >= 0) & (found <= self.point.alarm)
+
+
+def read_points(folder: Path) -> list[OperatingPoint]:
+    """The operating points in ``first_stage.json``.
+
+    Raises:
+        BundleError: the file cannot be used, or tells of another screener than the one beside it.
+    """
+    file = folder / NOTES
+    try:
+        notes: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        points = [OperatingPoint(**point) for point in notes["points"]]
+        made_for = notes["screener"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{file} is not usable: {error!r}; export the bundle again") from error
+    for point in points[:_MOST_POINTS]:
+        if not all(_is_share(value) for value in (point.toxicity, point.alarm)):
+            raise BundleError(f"{file}: toxicity and alarm must lie between 0 and 1, not {point}")
+    if made_for != sha256(folder / "model.onnx"):
+        raise BundleError(
+            f"{file}: this first stage imitates another screener than the one beside it, and would "
+            "clear what that one flags; fit it anew with `sro-edge train-first-stage`, or take "
+            f"{GRAPH} and {NOTES} out of the bundle"
+        )
+    return points
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+class Cascade:
+    """A screener behind its first stage, for those who want toxicity and fluency only.
+
+    Args:
+        screener: the screener.
+        stage: what stands before it.
+    """
+
+    def __init__(self, screener: Screener, stage: FirstStage) -> None:
+        self._screener, self._stage = screener, stage
+
+    def score(self, texts: Sequence[str]) -> Scores:
+        """Scores of N texts, NaN where they were cleared; no embedding."""
+        cleared = self._stage.clears(texts)
+        rest = self._screener.score([t for t, c in zip(texts, cleared, strict=True) if not c])
+        toxicity = np.full(len(texts), np.nan, dtype=np.float32)
+        toxicity[~cleared] = rest.toxicity
+        fluency = None
+        if rest.fluency is not None:
+            fluency = np.full(len(texts), np.nan, dtype=np.float32)
+            fluency[~cleared] = rest.fluency
+        return Scores(toxicity, fluency, None, cleared)
+
+
+def load_first_stage(
+    screener: Screener, folder: Path, toxicity: float, *, threads: int | None = None
+) -> FirstStage | None:
+    """The first stage in a screener's folder; None where there is none, or none for ``toxicity``.
+
+    Raises:
+        BundleError: see :class:`FirstStage`.
+    """
+    if not (folder / GRAPH).is_file():
+        return None
+    stage = FirstStage(screener, folder, toxicity, threads=threads)
+    return stage if stage.point is not None else None
+
+
+def stated(stage: FirstStage | None) -> dict[str, Any] | None:
+    """What a manifest says of a first stage; None where every comment was screened."""
+    if stage is None or stage.point is None:
+        return None
+    return {"toxicity": stage.point.toxicity, "alarm": stage.point.alarm}

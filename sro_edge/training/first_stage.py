@@ -1,0 +1,300 @@
+"""The first stage of a screener: a small net that clears what is surely clean.
+
+It reads the screener's own token ids: an embedding table, two convolutions, the maximum and the
+mean over the comment. It imitates the screener (distillation, Hinton et al. 2015, arXiv 1503.02531)
+without labels. What it gets wrong on the safe side costs time, on the other a missed comment, so a
+false clear weighs more. A token that training hardly met raises the alarm whatever stands beside
+it: what the stage does not know it does not clear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import AutoModel
+
+from sro_edge.bundle import Bundle
+from sro_edge.durable import write_json
+from sro_edge.errors import ModelError
+from sro_edge.screener import Screener
+from sro_edge.training.config import FirstStageConfig
+from sro_edge.training.encoder import resolve
+from sro_edge.training.imitation import ask
+from sro_edge.training.operating_points import HeldOut, points
+from sro_edge.training.runs import begin_run, digest
+
+Floats = npt.NDArray[np.float32]
+
+WEIGHTS = "model.safetensors"
+_SPAN = 40  # batches that are sorted by length together
+_LARGEST_BATCH = 16_384  # tokens, padding included, when only scores are wanted
+_SPREAD = 0.25  # standard deviation of the word vectors at the start
+_DEEPEST = 6.0  # log-odds from the threshold beyond which the screener's certainty is one
+
+
+class FirstStageNet(torch.nn.Module):
+    """Token ids -> a score in [0, 1]; the higher, the less surely clean.
+
+    Args:
+        words: rows of the embedding table.
+        width: columns of it.
+        channels: of the convolutions.
+    """
+
+    outputs = ("alarm",)
+
+    def __init__(self, words: int, width: int, channels: int) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(words, width)
+        self.first = torch.nn.Conv1d(width, channels, 3, padding=1)
+        self.second = torch.nn.Conv1d(channels, channels, 3, padding=1)
+        self.hidden = torch.nn.Linear(2 * channels, channels)
+        self.last = torch.nn.Linear(channels, 1)
+        self.register_buffer("unknown", torch.zeros(words, 1))  # 1 where a token is
+
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Log-odds (B,) of ids and mask (B, T); padding changes nothing."""
+        mask = attention_mask.unsqueeze(1).float()  # (B, 1, T)
+        x = self.table(input_ids).transpose(1, 2) * mask  # (B, W, T)
+        x = F.relu(self.first(x)) * mask  # (B, C, T)
+        x = F.relu(self.second(x) + x) * mask
+        mean = x.sum(2) / mask.sum(2).clamp_min(1)
+        pooled = torch.cat([x.amax(2), mean], dim=1)  # (B, 2C)
+        logits: torch.Tensor = self.last(F.relu(self.hidden(pooled))).squeeze(1)
+        return logits
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """The score (B,): 1 where a token is unknown."""
+        alarm = F.embedding(input_ids, self.unknown).squeeze(2) * attention_mask  # (B, T)
+        return (
+            torch.maximum(torch.sigmoid(self.logits(input_ids, attention_mask)), alarm.amax(1)),
+        )
+
+    def round_matrices(self) -> None:
+        """Round the rows of both matrices to the 127 steps that the exported file stores."""
+        with torch.no_grad():
+            for rows in (self.table.weight, self.hidden.weight):
+                scale = rows.abs().amax(1, keepdim=True) / 127
+                scale[scale == 0] = 1
+                rows.copy_((rows / scale).round() * scale)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a first stage is fitted on.
+
+    Args:
+        learned: pieces of text (:func:`sro_edge.training.imitation.pieces`).
+        held_out: texts of several kinds, by name, on which the operating points are picked.
+    """
+
+    learned: list[str]
+    held_out: dict[str, list[str]]
+
+
+def train_first_stage(
+    texts: Texts,
+    bundle: Path | None,
+    run: Path,
+    config: FirstStageConfig,
+    *,
+    most_missed: float = 0.001,
+    threads: int | None = None,
+    progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> None:
+    """Fit a first stage to the screener of a bundle and write it to ``run``.
+
+    What the screener said is kept in ``run``; a killed run goes on from there.
+
+    Args:
+        texts: to learn from, and held out.
+        bundle: whose screener; None for the embedded one.
+        run: folder of the scores, the weights and ``run.json``.
+        config: how to train.
+        most_missed: largest share of held-out toxic texts that may be cleared.
+        threads: CPU threads of the screener.
+        progress: called with metrics; ``piece`` counts those asked about and those learned.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+        OutputError: ``run`` holds a run with other settings or texts.
+        ModelError: the base encoder does not fit the screener.
+    """
+    opened = Bundle.load(bundle)
+    screener = Screener(opened.screener, threads=threads, deobfuscate=False)
+    identity = opened.files["screener/model.onnx"].sha256
+    asked = {"screener": identity, "texts": digest(texts.learned), "config": asdict(config)}
+    begin_run(run, asked)
+    table = word_vectors(config.base, screener.words, config.width)
+    toxicity = ask(screener, texts.learned, run / "learned.f32", lambda n: progress({"piece": n}))
+    encoded: list[list[int]] = [[] for _ in texts.learned]
+    for number, ids in screener.pieces(texts.learned):
+        encoded[number] = encoded[number] or ids
+    kept = [i for i, ids in enumerate(encoded) if ids]
+    net = fit(
+        [encoded[i] for i in kept],
+        toxicity[kept],
+        opened.thresholds.toxicity,
+        table,
+        config,
+        lambda m: progress(m | {"piece": len(encoded) + m["step"] * config.batch_rows}),
+    )
+    seeing = Screener(opened.screener, threads=threads)
+    groups = {
+        name: HeldOut(ask(seeing, some, run / f"{name}.f32"), alarms(net, seeing, some))
+        for name, some in texts.held_out.items()
+    }
+    found = points(groups, opened.thresholds.toxicity, most_missed)
+    record = {
+        "screener": identity,
+        "threshold": opened.thresholds.toxicity,
+        "most_missed": most_missed,
+        "learned": len(kept),
+        "held_out": {name: len(some) for name, some in texts.held_out.items()},
+        "points": [asdict(point) for point in found],
+    }
+    save_file({name: t.contiguous() for name, t in net.state_dict().items()}, run / WEIGHTS)
+    write_json(run / "run.json", {"kind": "first-stage", "config": asdict(config), **record})
+
+
+def fit(
+    rows: Sequence[Sequence[int]],
+    toxicity: Floats,
+    threshold: float,
+    table: Floats,
+    config: FirstStageConfig,
+    progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> FirstStageNet:
+    """Train a net to say of token ids what the screener says.
+
+    The target is how likely the screener's log-odds lie above its threshold: σ(logit p − logit t).
+    Its toxic side weighs ``config.toxic_weight`` times as much.
+
+    Args:
+        rows: token ids of N pieces.
+        toxicity: (N,), the screener's, of each.
+        threshold: highest toxicity that passes.
+        table: (V, W), what the embedding begins with.
+        config: how to train.
+        progress: called with the metrics of every logged step.
+    """
+    torch.manual_seed(config.seed)
+    net = FirstStageNet(len(table), table.shape[1], config.channels)
+    counts = np.bincount(np.concatenate([np.asarray(r) for r in rows]), minlength=len(table))
+    with torch.no_grad():
+        net.table.weight.copy_(torch.from_numpy(table))
+        net.unknown[torch.from_numpy(counts < config.least_seen)] = 1
+    odds = np.log(np.clip(toxicity, 1e-6, 1 - 1e-6)) - np.log1p(-np.clip(toxicity, 1e-6, 1 - 1e-6))
+    odds = np.clip(odds - math.log(threshold / (1 - threshold)), -_DEEPEST, _DEEPEST)
+    targets = torch.sigmoid(torch.from_numpy(odds.astype(np.float32)))
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
+    steps = math.ceil(config.epochs * len(rows) / config.batch_rows)
+    for step, batch in enumerate(_batches(rows, config), 1):
+        rate = config.learning_rate * min(1, step / (0.05 * steps), 1.02 - step / steps)
+        optimizer.param_groups[0]["lr"] = rate
+        ids, mask = _padded([rows[i][: config.max_length] for i in batch])
+        target = targets[torch.tensor(batch)]
+        weight = target * config.toxic_weight + (1 - target)
+        logits = net.logits(ids, mask)
+        loss = F.binary_cross_entropy_with_logits(
+            logits, target * config.toxic_weight / weight, weight
+        )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 50 == 0 or step == steps:
+            progress({"step": step, "steps": steps, "loss": loss.item()})
+        if step == steps:
+            break
+    net.round_matrices()
+    return net.eval()
+
+
+def word_vectors(base: str, words: int, width: int) -> Floats:
+    """The word vectors (V, W) of a base encoder in as many principal components.
+
+    Raises:
+        ModelError: the encoder has another vocabulary than the screener's tokenizer.
+    """
+    encoder = AutoModel.from_pretrained(resolve(base), use_safetensors=True)
+    vectors = encoder.get_input_embeddings().weight.detach().double().numpy()
+    if len(vectors) != words or vectors.shape[1] < width:
+        raise ModelError(
+            f"{base} has {vectors.shape[0]:,} word vectors of {vectors.shape[1]}, but the "
+            f"screener's tokenizer {words:,} words, and {width} columns were asked for: give the "
+            "encoder that the screener was made of as --base, and no more columns than it has"
+        )
+    vectors -= vectors.mean(0)
+    _, axes = np.linalg.eigh(vectors.T @ vectors)  # the largest last
+    found = vectors @ axes[:, : -width - 1 : -1]
+    return (found * (_SPREAD / found.std())).astype(np.float32)
+
+
+def score(net: FirstStageNet, rows: Sequence[Sequence[int]]) -> Floats:
+    """The net's score (N,) of each row of token ids."""
+    scores = np.zeros(len(rows), dtype=np.float32)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]) <= _LARGEST_BATCH:
+            stop += 1
+        some = order[start:stop]
+        with torch.inference_mode():
+            scores[some] = net(*_padded([rows[i] for i in some]))[0].numpy()
+        start = stop
+    return scores
+
+
+def alarms(net: FirstStageNet, screener: Screener, texts: Sequence[str]) -> Floats:
+    """The net's score (N,) of texts: the highest of their windows, with and without disguise."""
+    readings, owners = screener.readings(texts)
+    found = list(screener.pieces(readings))
+    alarm = np.full(len(texts), -1, dtype=np.float32)
+    numbers = [owners[number] for number, _ in found]
+    np.maximum.at(alarm, numbers, score(net, [ids for _, ids in found]))
+    alarm[alarm < 0] = 1  # nothing to read: never cleared
+    return alarm
+
+
+def load(file: Path) -> FirstStageNet:
+    """The net whose weights are in ``file``."""
+    state = load_file(file)
+    words, width = state["table.weight"].shape
+    net = FirstStageNet(words, width, state["first.bias"].shape[0])
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def _batches(rows: Sequence[Sequence[int]], config: FirstStageConfig) -> Iterator[list[int]]:
+    """Endless batches of numbers of rows of like length."""
+    rng = np.random.default_rng(config.seed)
+    size = config.batch_rows
+    while True:
+        order = rng.permutation(len(rows)).tolist()
+        for start in range(0, len(order), size * _SPAN):
+            pool = sorted(order[start : start + size * _SPAN], key=lambda i: len(rows[i]))
+            chunks = [pool[i : i + size] for i in range(0, len(pool), size)]
+            for place in rng.permutation(len(chunks)):
+                yield chunks[place]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both (B, T)."""
+    longest = max(map(len, rows))
+    ids, mask = np.zeros((2, len(rows), longest), dtype=np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
