@@ -218,7 +218,8 @@ def fit(
         if step == steps:
             break
     net.round_matrices()
-    return net.eval()
+    net.eval()
+    return net
 
 
 def word_vectors(base: str, words: int, width: int) -> Floats:
@@ -229,16 +230,18 @@ def word_vectors(base: str, words: int, width: int) -> Floats:
     """
     encoder = AutoModel.from_pretrained(resolve(base), use_safetensors=True)
     vectors = encoder.get_input_embeddings().weight.detach().double().numpy()
-    if len(vectors) != words or vectors.shape[1] < width:
+    # A table may be padded beyond the vocabulary.
+    if len(vectors) < words or vectors.shape[1] < width:
         raise ModelError(
             f"{base} has {vectors.shape[0]:,} word vectors of {vectors.shape[1]}, but the "
             f"screener's tokenizer {words:,} words, and {width} columns were asked for: give the "
             "encoder that the screener was made of as --base, and no more columns than it has"
         )
-    vectors -= vectors.mean(0)
+    vectors = vectors[:words] - vectors[:words].mean(0)
     _, axes = np.linalg.eigh(vectors.T @ vectors)  # the largest last
-    found = vectors @ axes[:, : -width - 1 : -1]
-    return (found * (_SPREAD / found.std())).astype(np.float32)
+    parts = vectors @ axes[:, : -width - 1 : -1]
+    found: Floats = (parts * (_SPREAD / parts.std())).astype(np.float32)
+    return found
 
 
 def score(net: FirstStageNet, rows: Sequence[Sequence[int]]) -> Floats:
@@ -274,7 +277,8 @@ def load(file: Path) -> FirstStageNet:
     words, width = state["table.weight"].shape
     net = FirstStageNet(words, width, state["first.bias"].shape[0])
     net.load_state_dict(state)
-    return net.eval()
+    net.eval()
+    return net
 
 
 def _batches(rows: Sequence[Sequence[int]], config: FirstStageConfig) -> Iterator[list[int]]:
