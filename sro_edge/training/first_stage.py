@@ -198,7 +198,7 @@ def fit(
     odds = np.log(np.clip(toxicity, 1e-6, 1 - 1e-6)) - np.log1p(-np.clip(toxicity, 1e-6, 1 - 1e-6))
     odds = np.clip(odds - math.log(threshold / (1 - threshold)), -_DEEPEST, _DEEPEST)
     targets = torch.sigmoid(torch.from_numpy(odds.astype(np.float32)))
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate, fused=True)
     steps = math.ceil(config.epochs * len(rows) / config.batch_rows)
     for step, batch in enumerate(_batches(rows, config), 1):
         rate = config.learning_rate * min(1, step / (0.05 * steps), 1.02 - step / steps)
