@@ -11,15 +11,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sro_edge.cli._progress import duration, stderr
+from sro_edge.stores import Address, place_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from sro_edge.dump import Summary
+    from sro_edge.stores import Place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+
+
+class PlaceType(click.ParamType["Place"]):
+    """A path, or the URI of something on a remote store."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Tell them apart."""
+        return place_of(str(value))
+
+
+PLACE = PlaceType()
 
 
 class Share(click.FloatRange):
@@ -43,8 +58,8 @@ def dump_options(command: F) -> F:
     """Options of every command that reads a dump and writes another."""
     for option in reversed(
         [
-            click.argument("source", metavar="INPUT", type=PATH),
-            click.argument("output", metavar="[OUTPUT]", required=False, type=PATH),
+            click.argument("source", metavar="INPUT", type=PLACE),
+            click.argument("output", metavar="[OUTPUT]", required=False, type=PLACE),
             click.option("--column", default="text", show_default=True, help="Column of comments."),
             click.option(
                 "--bundle",
@@ -90,10 +105,16 @@ def dump_options(command: F) -> F:
     return command
 
 
-def default_output(source: Path, kind: str) -> Path:
-    """``comments.csv`` -> ``comments.<kind>.csv``, in the same folder; ``-`` stays ``-``."""
+def default_output(source: Place, kind: str) -> Path:
+    """``comments.csv`` -> ``comments.<kind>.csv``, in the same folder; ``-`` stays ``-``.
+
+    Raises:
+        click.UsageError: nothing is written to a store that the user did not name.
+    """
     from sro_edge.formats import SUFFIXES
 
+    if isinstance(source, Address):
+        raise click.UsageError(f"{source} is on a store: say where OUTPUT is to go.")
     if source == Path("-"):
         return source
     if source.is_dir():
@@ -104,7 +125,7 @@ def default_output(source: Path, kind: str) -> Path:
     return source.with_name(f"{source.name}.{kind}.parquet")
 
 
-def show_output(output: Path) -> None:
+def show_output(output: Place) -> None:
     """The path of what was made, for scripts; nothing where the data itself went to stdout."""
     if output != Path("-"):
         click.echo(output)

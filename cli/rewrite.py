@@ -8,6 +8,7 @@ import click
 
 from sro_edge.cli._progress import resumable
 from sro_edge.cli._shared import default_output, dump_options, show_output, show_summary
+from sro_edge.stores import Place
 
 
 @click.command(short_help="Reword the toxic comments of a dump.")
@@ -40,8 +41,8 @@ from sro_edge.cli._shared import default_output, dump_options, show_output, show
     help="Pairs of comment and rewrite to show at the end.",
 )
 def rewrite(
-    source: Path,
-    output: Path | None,
+    source: Place,
+    output: Place | None,
     column: str,
     bundle: Path | None,
     threshold: float | None,
@@ -61,7 +62,8 @@ def rewrite(
     """Reword the toxic comments of a dump.
 
     INPUT is a Parquet, CSV, TSV or JSONL file, by its suffix, a folder of such
-    files (a hive-partitioned dataset), or - for JSONL on standard input.
+    files (a hive-partitioned dataset), or - for JSONL on standard input. INPUT and
+    OUTPUT may lie on a store: s3://, gs://, hf:// (extra: remote) and others.
 
     OUTPUT (default: comments.parquet gives comments.detox.parquet) is of the
     same kind and has every row and column as it was, and new columns:
@@ -89,6 +91,7 @@ def rewrite(
       sro-edge rewrite posts.parquet clean.parquet --column body
       sro-edge rewrite comments.csv --limit 100 --overwrite
       sro-edge rewrite dataset/ dataset-clean/
+      sro-edge rewrite s3://raw/comments.parquet s3://clean/comments.parquet
       zcat posts.jsonl.gz | sro-edge rewrite - | gzip > clean.jsonl.gz
       sro-edge rewrite comments.parquet --threshold 0.2 --on-unresolved mask
 

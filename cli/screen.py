@@ -8,13 +8,14 @@ import click
 
 from sro_edge.cli._progress import resumable
 from sro_edge.cli._shared import default_output, dump_options, show_output, show_summary
+from sro_edge.stores import Place
 
 
 @click.command(short_help="Score the comments of a dump.")
 @dump_options
 def screen(
-    source: Path,
-    output: Path | None,
+    source: Place,
+    output: Place | None,
     column: str,
     bundle: Path | None,
     threshold: float | None,
@@ -29,7 +30,8 @@ def screen(
     """Score the comments of a dump and rewrite nothing.
 
     INPUT is a Parquet, CSV, TSV or JSONL file, by its suffix, a folder of such
-    files (a hive-partitioned dataset), or - for JSONL on standard input.
+    files (a hive-partitioned dataset), or - for JSONL on standard input. INPUT and
+    OUTPUT may lie on a store: s3://, gs://, hf:// (extra: remote) and others.
 
     OUTPUT (default: comments.parquet gives comments.screened.parquet) is of the
     same kind and has every row and column as it was, and new columns:
@@ -48,6 +50,7 @@ def screen(
     Examples:
       sro-edge screen comments.parquet
       sro-edge screen posts.csv scored.csv --column body
+      sro-edge screen s3://raw/comments.parquet scored.parquet
       zcat posts.jsonl.gz | sro-edge screen - > scored.jsonl
 
     \b

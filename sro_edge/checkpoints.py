@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from sro_edge.durable import durable, move, write_json, writing
 from sro_edge.errors import OutputError
+from sro_edge.stores import Place, write_note
 
 _OURS = ("unit-*.parquet", "file-*.json", "*.tmp", "result", "replaced", "state.json")
 
@@ -38,6 +39,7 @@ class WorkFolder:
         path: the work folder.
         result: where the complete output lies until it is moved to its place.
         manifest: manifest of the finished run, or None while the output is not complete.
+        taken_up: whether an earlier run had begun here.
     """
 
     def __init__(self, target: Path, fingerprint: dict[str, Any]) -> None:
@@ -45,6 +47,7 @@ class WorkFolder:
         self.target, self.path, self.fingerprint = target, folder_of(target), fingerprint
         self.result = self.path / "result"
         self.manifest: dict[str, Any] | None = None
+        self.taken_up = False
 
     @classmethod
     @contextmanager
@@ -64,7 +67,7 @@ class WorkFolder:
         """
         folder = cls(output, fingerprint)
         with folder.writing():
-            lock = _lock(folder.path, output)
+            lock = lock_folder(folder.path, output)
         with lock:
             try:
                 with folder.writing():
@@ -91,17 +94,23 @@ class WorkFolder:
         """Whether the output is in its place and only this folder is left to remove."""
         return self.manifest is not None and not self.result.exists() and self.target.exists()
 
+    @property
+    def owns_target(self) -> bool:
+        """Whether an output that is in its place is this run's own."""
+        return self.published
+
     def finish(self, manifest: dict[str, Any]) -> None:
         """Note that ``result`` is complete and belongs to ``manifest``."""
         with self.writing():
             self.manifest = manifest
             self._write_state()
 
-    def publish(self, note: Path) -> None:
+    def publish(self, note: Place | None) -> None:
         """Move the output to its place, the manifest to ``note``, and remove this folder."""
         with self.writing():
             if not self.published:
-                write_json(note, self.manifest or {})
+                if note is not None:
+                    write_note(note, self.manifest or {})
                 if self.result.is_dir() and self.target.exists():
                     move(self.target, self.path / "replaced")  # a folder cannot replace another
                 move(self.result, self.target)
@@ -125,8 +134,9 @@ class WorkFolder:
 
     def _worth_keeping(self) -> bool:
         """Whether a later run finds work here that it need not do again."""
-        units, below = self.path.glob("unit-*.parquet"), self.result.rglob("*")
-        return self.manifest is not None or any(units) or any(p.is_file() for p in below)
+        done = (*self.path.glob("unit-*.parquet"), *self.path.glob("file-*.json"))
+        below = self.result.rglob("*")
+        return self.manifest is not None or any(done) or any(p.is_file() for p in below)
 
     def _take_up(self) -> None:
         """Check the state that lies here against this run."""
@@ -136,7 +146,7 @@ class WorkFolder:
             self._write_state()
             return
         _check_same(state["fingerprint"], self.fingerprint, self.path)
-        self.manifest = state["manifest"]
+        self.manifest, self.taken_up = state["manifest"], True
         for torn in self.path.glob("*.tmp"):
             torn.unlink()
 
@@ -206,8 +216,12 @@ def folder_of(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
-def _lock(folder: Path, output: Path) -> IO[str]:
-    """The folder's lock file, locked, in a folder that nobody has removed meanwhile."""
+def lock_folder(folder: Path, output: object) -> IO[str]:
+    """The folder's lock file, locked, in a folder that nobody has removed meanwhile.
+
+    Raises:
+        OutputError: another process holds it; it is said to write ``output``.
+    """
     while True:
         folder.mkdir(exist_ok=True)
         try:

@@ -3,7 +3,8 @@
 :func:`rewrite_dump` adds the reworded comments with their proof, :func:`screen_dump` the screener's
 scores. A dump is a Parquet, CSV or JSONL file, or a folder of such files. Every row comes out once,
 in order, everything else in it untouched. Memory does not grow with the rows, and a run that was
-killed goes on where it stopped. ``-`` stands for JSONL on standard input and output.
+killed goes on where it stopped. ``-`` stands for JSONL on standard input and output. Either end may
+lie on a remote store (:mod:`sro_edge.stores`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sro_edge.checkpoints import WorkFolder, folder_of
+from sro_edge.checkpoints import folder_of
 from sro_edge.columns import (
     Annotator,
     Rewriting,
@@ -24,9 +25,14 @@ from sro_edge.columns import (
     Screening,
     ScreeningEngine,
 )
-from sro_edge.errors import OutputError
+from sro_edge.errors import InputError, OutputError
 from sro_edge.formats import kind_of, open_source
+from sro_edge.places import at_hand, is_folder, note_of, open_work, refuse_existing, state_folder
 from sro_edge.run import UNIT_ROWS, Hooks, Options, Progress, Run
+from sro_edge.stores import Place, Store
+
+if TYPE_CHECKING:
+    from sro_edge.dataset import DatasetRun, Spread
 
 STREAM = Path("-")
 
@@ -63,8 +69,8 @@ class Summary:
 
 
 def rewrite_dump(
-    source: Path,
-    output: Path,
+    source: Place,
+    output: Place,
     rewriter: RewritingEngine,
     *,
     column: str = "text",
@@ -75,6 +81,7 @@ def rewrite_dump(
     examples: int = 5,
     progress: Callable[[Progress], None] = lambda _: None,
     trouble: Callable[[str], None] = lambda _: None,
+    spread: Spread | None = None,
 ) -> Summary:
     """Write ``source`` to ``output`` with the comments reworded in new columns.
 
@@ -86,9 +93,10 @@ def rewrite_dump(
 
     Args:
         source: Parquet, CSV or JSONL file, by its suffix, a folder with files of one kind, or
-            ``-`` for JSONL on standard input.
+            ``-`` for JSONL on standard input; the path or the address of it.
         output: file of the same kind or folder to make; until it is complete, work lies in
-            ``OUT.partial/``. ``-``, for standard output, if and only if ``source`` is ``-``.
+            ``OUT.partial/``, or in :func:`sro_edge.places.state_folder` where it is an address.
+            ``-``, for standard output, if and only if ``source`` is ``-``.
         rewriter: a :class:`sro_edge.Rewriter`, or what stands for one.
         column: column of ``source`` that holds the comments.
         limit: read only the first rows.
@@ -98,6 +106,7 @@ def rewrite_dump(
         examples: pairs of comment and rewrite wanted in the summary.
         progress: called after every unit; what it raises ends the run, to be taken up later.
         trouble: called with a sentence when the models failed over a unit.
+        spread: does the files of a folder elsewhere (:mod:`sro_edge.cluster`).
 
     Raises:
         InputError: ``source`` cannot be read as asked.
@@ -105,13 +114,13 @@ def rewrite_dump(
         EngineError: the models failed over several units in a row.
     """
     options = Options(column, limit, unit_rows, examples)
-    dump = _Dump(Rewriting(rewriter), options, Hooks(progress, trouble))
+    dump = _Dump(Rewriting(rewriter), options, Hooks(progress, trouble), spread)
     return dump(source, output, overwrite=overwrite, restart=restart)
 
 
 def screen_dump(
-    source: Path,
-    output: Path,
+    source: Place,
+    output: Place,
     screener: ScreeningEngine,
     *,
     threshold: float,
@@ -153,7 +162,7 @@ def screen_dump(
     return dump(source, output, overwrite=overwrite, restart=restart)
 
 
-def check(source: Path, output: Path, *, column: str = "text", overwrite: bool = False) -> None:
+def check(source: Place, output: Place, *, column: str = "text", overwrite: bool = False) -> None:
     """Raise what is wrong with the files before a model is loaded.
 
     Raises:
@@ -165,41 +174,34 @@ def check(source: Path, output: Path, *, column: str = "text", overwrite: bool =
     if STREAM in (source, output):
         _check_stream(source, output)
         return
-    for file in data_files(source) if source.is_dir() else [source]:
-        open_source(file, column, limit=1).close()
+    if isinstance(source, Path):
+        for file in data_files(source) if source.is_dir() else [source]:
+            open_source(file, column, limit=1).close()
+    elif Store(source).stamp() is None and not is_folder(source):
+        raise InputError(f"{source} does not exist; give the address of a file or a folder")
     output = _place(source, output)
-    if not (overwrite or folder_of(output).exists()):
-        _refuse_existing(output)
+    kept = folder_of(output) if isinstance(output, Path) else state_folder(output)
+    if not (overwrite or kept.exists()):
+        refuse_existing(output)
 
 
 class _Dump:
     """A file or a folder, from beginning to end."""
 
-    def __init__(self, annotator: Annotator, options: Options, hooks: Hooks) -> None:
+    def __init__(
+        self, annotator: Annotator, options: Options, hooks: Hooks, spread: Spread | None = None
+    ) -> None:
         self.annotator, self.options, self.hooks = annotator, options, hooks
+        self.spread = spread
 
-    def __call__(self, source: Path, output: Path, *, overwrite: bool, restart: bool) -> Summary:
-        from sro_edge.dataset import DatasetRun
-
+    def __call__(self, source: Place, output: Place, *, overwrite: bool, restart: bool) -> Summary:
         started = time.monotonic()
         if STREAM in (source, output):
             _check_stream(source, output)
             return self.stream(started)
-        run: Run | DatasetRun
-        if source.is_dir():
-            output = _place(source, output)
-            run = DatasetRun(self.annotator, source, self.options, self.hooks)
-        else:
-            opened = open_source(source, self.options.column, self.options.limit)
-            output = _place(source, output)
-            run = Run(self.annotator, opened, self.options, self.hooks)
-        try:
-            with WorkFolder.open(output, run.asked, restart=restart) as work:
-                if not (overwrite or work.published):
-                    _refuse_existing(output)
-                manifest = run(work, output.with_name(output.name + ".json"))
-        finally:
-            run.close()
+        output = _place(source, output)
+        work = self.folder if is_folder(source) else self.file
+        run, manifest = work(source, output, overwrite=overwrite, restart=restart)
         counts: dict[str, Any] = manifest["counts"]
         return Summary(
             **counts,
@@ -209,6 +211,35 @@ class _Dump:
             examples=run.examples,
             columns=tuple(manifest["columns"]),
         )
+
+    def file(
+        self, source: Place, output: Place, *, overwrite: bool, restart: bool
+    ) -> tuple[Run, dict[str, Any]]:
+        """One file."""
+        if self.spread is not None:
+            raise InputError(f"{source} is one file, and only folders are spread over a cluster")
+        with at_hand(source, output) as path:
+            opened = open_source(path, self.options.column, self.options.limit)
+            try:
+                run = Run(self.annotator, opened, self.options, self.hooks)
+                with open_work(output, run.asked, restart=restart) as work:
+                    if not (overwrite or work.owns_target):
+                        refuse_existing(output)
+                    return run, run(work, note_of(output))
+            finally:
+                opened.close()
+
+    def folder(
+        self, source: Place, output: Place, *, overwrite: bool, restart: bool
+    ) -> tuple[DatasetRun, dict[str, Any]]:
+        """All files of a folder."""
+        from sro_edge.dataset import DatasetRun
+
+        run = DatasetRun(self.annotator, source, self.options, self.hooks, self.spread)
+        with open_work(output, run.asked, restart=restart) as work:
+            if not (overwrite or work.owns_target):
+                refuse_existing(output)
+            return run, run(work, output, note_of(output), restart=restart)
 
     def stream(self, started: float) -> Summary:
         """Standard input to standard output."""
@@ -226,7 +257,7 @@ class _Dump:
         )
 
 
-def _check_stream(source: Path, output: Path) -> None:
+def _check_stream(source: Place, output: Place) -> None:
     if source != output:
         raise OutputError(
             "standard input goes to standard output: give - for both, and redirect the output with "
@@ -234,33 +265,35 @@ def _check_stream(source: Path, output: Path) -> None:
         )
 
 
-def _refuse_existing(output: Path) -> None:
-    if output.exists():
-        raise OutputError(
-            f"{output} exists; choose another output or add --overwrite to replace it"
-        )
-
-
-def _place(source: Path, output: Path) -> Path:
+def _place(source: Place, output: Place) -> Place:
     """Where ``output`` really lies, once it is known to be a place for a copy of ``source``."""
-    if output.is_symlink():  # the file is replaced, not the link to it
-        output = Path(os.path.realpath(output))
-    if not output.parent.is_dir():
-        raise OutputError(f"the folder {output.parent} does not exist; make it or choose another")
-    if output.exists() and os.path.samefile(source, output):
+    if isinstance(output, Path):
+        output = _place_on_disk(source, output)
+    elif source == output:
         raise OutputError(f"{output} is the input itself; choose another output")
-    if source.is_dir():
-        if output.exists() and not output.is_dir():
-            raise OutputError(f"{output} is a file, the input a folder; give the path of a folder")
-        inside = source.resolve() in output.resolve().parents
-        if inside or output.resolve() in source.resolve().parents:
-            raise OutputError(f"{output} and {source} lie in each other; choose another output")
-        return output
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder; give the path of the file to make")
-    if kind_of(source) != kind_of(output):
+    if not is_folder(source) and kind_of(source) != kind_of(output):
         raise OutputError(
             f"{output} would be {kind_of(output)}, but the input is {kind_of(source)}; the output "
             "is of the input's kind, so give it the same suffix"
         )
+    return output
+
+
+def _place_on_disk(source: Place, output: Path) -> Path:
+    if output.is_symlink():  # the file is replaced, not the link to it
+        output = Path(os.path.realpath(output))
+    if not output.parent.is_dir():
+        raise OutputError(f"the folder {output.parent} does not exist; make it or choose another")
+    if isinstance(source, Path) and output.exists() and os.path.samefile(source, output):
+        raise OutputError(f"{output} is the input itself; choose another output")
+    if not is_folder(source):
+        if output.is_dir():
+            raise OutputError(f"{output} is a folder; give the path of the file to make")
+        return output
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file, the input a folder; give the path of a folder")
+    if isinstance(source, Path):
+        inside = source.resolve() in output.resolve().parents
+        if inside or output.resolve() in source.resolve().parents:
+            raise OutputError(f"{output} and {source} lie in each other; choose another output")
     return output

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from sro_edge.durable import durable
 from sro_edge.errors import EngineError, InputError
 from sro_edge.formats import Comment, Source
 from sro_edge.formats.base import array, free_fields, read
+from sro_edge.stores import Place
 
 # Rows that are worked on together, kept together, and in the worst case lost together.
 UNIT_ROWS = 512
@@ -109,7 +109,7 @@ class Run:
         """Pairs of comment and rewrite."""
         return self.tally.pairs
 
-    def __call__(self, work: WorkFolder, note: Path) -> dict[str, Any]:
+    def __call__(self, work: WorkFolder, note: Place | None) -> dict[str, Any]:
         """Make the output in ``work`` and move it to its place, its manifest to ``note``.
 
         Returns:

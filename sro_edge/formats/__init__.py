@@ -6,10 +6,11 @@ columns beside its own, which stay as they were.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sro_edge.errors import InputError
 from sro_edge.formats.base import Comment, Source
+from sro_edge.stores import Address
 
 __all__ = ["Comment", "Source", "kind_of", "open_source"]
 
@@ -24,7 +25,7 @@ SUFFIXES = {
 _PACKED = {".gz", ".zst", ".bz2", ".xz", ".zip"}
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: PurePath | Address) -> str:
     """``parquet``, ``csv`` or ``jsonl``; a suffix that says nothing is taken for Parquet."""
     return SUFFIXES.get(path.suffix.lower(), "parquet")
 

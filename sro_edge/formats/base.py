@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sro_edge.errors import InputError
+from sro_edge.stores import Address
 
 # Not a set: extension types, which are compared with these, need not be hashable.
 TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
@@ -81,7 +82,7 @@ class Source(Protocol):
 
 
 @contextmanager
-def reading(path: Path, kind: str = "Parquet") -> Iterator[None]:
+def reading(path: Path | Address, kind: str = "Parquet") -> Iterator[None]:
     """Turn what is said about a file that cannot be read into a sentence.
 
     Raises:
@@ -170,7 +171,7 @@ def decode(raw: bytes | None) -> Comment:
         return Comment(raw.decode(errors="replace"), raw)
 
 
-def missing_column(path: Path, column: str, usable: Iterable[str]) -> InputError:
+def missing_column(path: Path | Address, column: str, usable: Iterable[str]) -> InputError:
     """What to say of a file without ``column``."""
     named = ", ".join(map(repr, usable)) or "none"
     return InputError(
