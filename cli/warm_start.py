@@ -32,6 +32,9 @@ from sro_edge.training.config import WarmStartConfig
     help="Labelled comments, to find toxic words.",
 )
 @click.option("--mining-source", multiple=True, help="Use only these `source` values of --mining.")
+@click.option("--init", type=PILE, help="Go on from this run's model and its tokenizer.")
+@click.option("--pairs", type=READABLE, help="Comments with a model's own rewrites (`distill`).")
+@click.option("--pairs-columns", nargs=2, help="Its two columns [default: it has just two].")
 @click.option("--column", default="text", show_default=True, help="Text column of all files.")
 @click.option("--encoder", default="minilm", show_default=True, help="Tells words that mean alike.")
 @config_options(WarmStartConfig)
@@ -42,6 +45,9 @@ def warm_start(
     plain: tuple[Path, ...],
     mining: tuple[Path, ...],
     mining_source: tuple[str, ...],
+    init: Path | None,
+    pairs: Path | None,
+    pairs_columns: tuple[str, str] | None,
     column: str,
     encoder: str,
     out: Path | None,
@@ -64,7 +70,7 @@ def warm_start(
     needs("warm-start", "train", "torch", "transformers", "sklearn")
     run = run_folder(out, "warm-start", resume)
     from sro_edge.training.encoder import Encoder
-    from sro_edge.training.piles import read_labelled, read_plain, read_texts
+    from sro_edge.training.piles import read_labelled, read_pairs, read_plain, read_texts
     from sro_edge.training.warm_start import Piles
     from sro_edge.training.warm_start import warm_start as train
 
@@ -74,8 +80,10 @@ def warm_start(
         clean=read_texts(clean, column),
         plain=read_plain(plain, column),
         mining=(labelled.of(1), labelled.of(0)),
+        pairs=read_pairs(pairs, pairs_columns or ()) if pairs else (),
     )
     with training_progress(config.tokens, "tokens", {"loss": "loss {:.3g}"}) as progress:
-        model = train(piles, run, config, Encoder(encoder), progress=progress)
-    record_data(run, {"toxic": toxic, "clean": clean, "plain": plain, "mining": mining})
+        model = train(piles, run, config, Encoder(encoder), init=init, progress=progress)
+    named = {"toxic": toxic, "clean": clean, "plain": plain, "mining": mining}
+    record_data(run, {**named, "pairs": (pairs,) if pairs else ()})
     click.echo(model)

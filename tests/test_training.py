@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from sro_edge.training.config import ScreenerConfig, WarmStartConfig
 from sro_edge.training.corruption import Corruptor
 from sro_edge.training.follower import Classifier, Follower
 from sro_edge.training.lexicon import clean_words, mine_lexicon
-from sro_edge.training.noise import ToxicNoise
+from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.piles import Labelled, clean_sentences, words
 from sro_edge.training.screener import LABELS, train_screener
-from sro_edge.training.warm_start import Piles, warm_start
+from sro_edge.training.warm_start import Piles, load_small, warm_start
 
 TOXIC = [
     f"{start} {insult} {end}"
@@ -129,7 +129,7 @@ def test_follower_needs_toxicity_meaning_and_an_ended_answer(follower: Follower)
     ]
     seen = follower.verdicts(comments, answers, [True, True, True, False])
     assert seen.passed.tolist() == [True, False, False, False]
-    strict = dataclasses.replace(follower, thresholds=Thresholds(0.5, 1.0, 0.9))
+    strict = replace(follower, thresholds=Thresholds(0.5, 1.0, 0.9))
     assert not strict.verdicts(comments[:1], answers[:1], [True]).passed.any()
 
 
@@ -137,7 +137,7 @@ def test_flip_rate_turns_verdicts_round(follower: Follower) -> None:
     comments, answers = TOXIC[:60], CLEAN[:60]
 
     def flipped(rate: float) -> torch.Tensor:
-        wrong = dataclasses.replace(follower, flip_rate=rate)
+        wrong = replace(follower, flip_rate=rate)
         passed = wrong.verdicts(comments, answers, [True] * 60).passed
         return straight ^ passed
 
@@ -179,6 +179,41 @@ def test_warm_start_resumes_and_writes_its_template(policy_run: Path) -> None:
     assert json.loads((model / "prompt.json").read_text())["suffix"] == "<|rewrite|>"
     assert "moron" in json.loads((model / "lexicon.json").read_text())
     assert json.loads((policy_run / "run.json").read_text())["held_out_loss"] < math.log(400)
+
+
+def test_a_warm_start_goes_on_from_another_model(policy_run: Path, tmp_path: Path) -> None:
+    pairs = [("you are a moron again", "you are a person again")]
+    config = replace(SMALL, tokens=3_000, pairs_share=1.0)
+    encoder: Any = LetterEncoder()
+    model = warm_start(
+        Piles(TOXIC * 30, CLEAN * 30, CLEAN, pairs=pairs),
+        tmp_path,
+        config,
+        encoder,
+        init=policy_run,
+    )
+    before = (policy_run / "model" / "tokenizer.json").read_bytes()
+    assert (model / "tokenizer.json").read_bytes() == before
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["init"], record["pairs"]) == (str(policy_run), 1)
+    trained, fresh = (json.loads((run / "run.json").read_text()) for run in (tmp_path, policy_run))
+    assert trained["tokens"] < fresh["tokens"]
+
+
+def test_a_warm_start_goes_on_from_no_model_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no run of `sro-edge warm-start`"):
+        load_small(tmp_path)
+
+
+def test_odd_words_change_one_or_two_words() -> None:
+    sentence = "what a kind person in this game"
+    made = [with_odd_words(sentence, random.Random(i)) for i in range(40)]
+    assert made == [with_odd_words(sentence, random.Random(i)) for i in range(40)]
+    for text in made:
+        pairs = zip(text.split(" "), sentence.split(" "), strict=True)
+        assert sum(a != b for a, b in pairs) <= 2
+    assert sum(text != sentence for text in made) > 35
+    assert with_odd_words("a b c", random.Random(0)) == "a b c"
 
 
 def test_lexicon_finds_toxic_words_and_their_counterparts() -> None:

@@ -82,6 +82,12 @@ class WarmStartConfig:
     neutral_share: float = field(
         default=0.35, metadata={"help": "share of targets from the clean pile; rest: plain text"}
     )
+    odd_share: float = field(
+        default=0.2, metadata={"help": "share of targets with an odd word, to learn copying"}
+    )
+    pairs_share: float = field(
+        default=0.3, metadata={"help": "share of the examples that --pairs gives, if given"}
+    )
     seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sro_edge.training.piles import words
 
 _EDGE = "\n"  # stands for both ends of a comment among neighbours
+_CONSONANTS, _VOWELS = "bcdfghjklmnprstvwyz", "aeiou"
 _OBFUSCATE = {"a": "@*4", "e": "3*", "i": "1*!", "o": "0*", "u": "*", "s": "$"}
 
 
@@ -161,6 +162,34 @@ class ToxicNoise:
             return word
         i = rng.choice(inner)
         return word[:i] + rng.choice(_OBFUSCATE[word[i]]) + word[i + 1 :]
+
+
+def with_odd_words(sentence: str, rng: random.Random) -> str:
+    """``sentence`` with one or two words misspelt or made up.
+
+    It is a target as it stands: the model learns to copy names and spellings it has never seen.
+    """
+    pieces = sentence.split(" ")
+    places = [i for i, w in enumerate(pieces) if len(w) > 3 and w.isalpha()]
+    for i in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
+        pieces[i] = _made_up(rng) if rng.random() < 0.5 else _misspelt(pieces[i], rng)
+    return " ".join(pieces)
+
+
+def _made_up(rng: random.Random) -> str:
+    syllables = (
+        rng.choice(_CONSONANTS)
+        + rng.choice(_VOWELS)
+        + rng.choice(("", "", rng.choice(_CONSONANTS)))
+        for _ in range(rng.randint(2, 4))
+    )
+    return "".join(syllables)
+
+
+def _misspelt(word: str, rng: random.Random) -> str:
+    i = rng.randrange(1, len(word) - 1)
+    swapped = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+    return rng.choice((swapped, word[:i] + word[i + 1 :], word[:i] + word[i] + word[i:]))
 
 
 def _pieces(sentence: str) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sro_edge.errors import ModelError
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 from sro_edge.training.config import WarmStartConfig
 from sro_edge.training.encoder import Encoder
 from sro_edge.training.journal import Journal
 from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, word_vectors
-from sro_edge.training.noise import ToxicNoise
+from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.objective import IGNORED
 from sro_edge.training.piles import clean_sentences, fold
+from sro_edge.training.runs import model_folder
 from sro_edge.training.tokens import pad_rows, tokenize_with
 
 
@@ -78,6 +80,22 @@ def new_model(config: WarmStartConfig, tokenizer: PreTrainedTokenizerFast) -> Ll
     )
 
 
+def load_small(run: str | Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The model of an earlier warm start, or of what was trained from it, and its tokenizer.
+
+    Raises:
+        ModelError: it is another kind of model.
+    """
+    folder = model_folder(run)
+    template = Path(folder) / "prompt.json"
+    if not template.is_file() or json.loads(template.read_text()) != SMALL_TEMPLATE.to_dict():
+        raise ModelError(f"{run} is no run of `sro-edge warm-start`, nor one trained from such")
+    model = LlamaForCausalLM.from_pretrained(
+        folder, use_safetensors=True, attn_implementation="eager", dtype=torch.float32
+    )
+    return model, PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 @dataclass(frozen=True)
 class Piles:
     """The unpaired texts a warm start learns from.
@@ -87,12 +105,15 @@ class Piles:
         clean: the clean pile; targets.
         plain: general clean text; its sentences without toxic words are targets too.
         mining: more (toxic, clean) comments of the same domain, only for finding toxic words.
+        pairs: comments with rewrites of a model's own (``sro-edge distill``), learned from beside
+            the noised sentences.
     """
 
     toxic: list[str]
     clean: list[str]
     plain: list[str]
     mining: tuple[list[str], list[str]] = ([], [])
+    pairs: Sequence[tuple[str, str]] = ()
 
 
 def build_noise(
@@ -116,19 +137,30 @@ class Denoising:
         plain: list[str],
         tokenizer: PreTrainedTokenizerFast,
         config: WarmStartConfig,
+        pairs: Sequence[tuple[str, str]] = (),
         template: PromptTemplate = SMALL_TEMPLATE,
     ) -> None:
+        self.pairs = pairs
         self.noise, self.neutral, self.plain = noise, neutral, plain
         self.config, self.template, self.pad = config, template, tokenizer.pad_token_id
         self.eos, self.tokenize = tokenizer.eos_token_id, tokenize_with(tokenizer)
 
     def example(self, rng: random.Random) -> tuple[list[int], list[int]] | None:
         """(prompt ids, answer ids with end token), or None where it is too long."""
-        pile = self.neutral if rng.random() < self.config.neutral_share else self.plain
-        clean = rng.choice(pile)
-        prompt = self.template.encode(self.noise.corrupt(clean, rng), self.tokenize)
+        toxic, clean = self._texts(rng)
+        prompt = self.template.encode(toxic, self.tokenize)
         answer = [*self.template.encode_text(clean, self.tokenize), self.eos]
         return (prompt, answer) if len(prompt) + len(answer) <= self.config.max_length else None
+
+    def _texts(self, rng: random.Random) -> tuple[str, str]:
+        """What the prompt and the answer say."""
+        if self.pairs and rng.random() < self.config.pairs_share:
+            return rng.choice(self.pairs)
+        pile = self.neutral if rng.random() < self.config.neutral_share else self.plain
+        clean = rng.choice(pile)
+        if rng.random() < self.config.odd_share:
+            clean = with_odd_words(clean, rng)
+        return self.noise.corrupt(clean, rng), clean
 
     def batches(self, skip: int = 0) -> Iterator[dict[str, torch.Tensor]]:
         """Batches of about ``batch_tokens``, rows of like length together."""
@@ -195,6 +227,7 @@ def warm_start(
     config: WarmStartConfig,
     encoder: Encoder,
     *,
+    init: str | Path | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
     checkpoint_every: float = 120.0,
 ) -> Path:
@@ -205,6 +238,7 @@ def warm_start(
         run: folder of checkpoints, ``metrics.jsonl`` and the result; resumed from a checkpoint.
         config: shape and schedule.
         encoder: judges which words mean the like.
+        init: run of a small rewriter to go on from, with its tokenizer and its shape.
         progress: called with the metrics of every logged step.
         checkpoint_every: seconds between checkpoints.
     """
@@ -212,12 +246,17 @@ def warm_start(
     plain = list(dict.fromkeys(clean_sentences(piles.plain, lexicon)))
     neutral = list(dict.fromkeys(clean_sentences(piles.clean, lexicon, low=2, high=40)))
     noise = build_noise(piles, lexicon, plain, encoder)
-    tokenizer = train_tokenizer([*piles.toxic, *neutral * 3, *plain[:300_000]], config.vocabulary)
+    if init is None:
+        texts = [*piles.toxic, *neutral * 3, *plain[:300_000]]
+        tokenizer = train_tokenizer(texts, config.vocabulary)
+        model = new_model(config, tokenizer)
+    else:
+        model, tokenizer = load_small(init)
     held_out = [t for t in neutral if fold(t) < 0.02] or neutral[:1]
     neutral = [t for t in neutral if fold(t) >= 0.02]
-    data = Denoising(noise, neutral, plain or neutral, tokenizer, config)
+    data = Denoising(noise, neutral, plain or neutral, tokenizer, config, piles.pairs)
     valid = Denoising(noise, held_out, held_out, tokenizer, config)
-    model = new_model(config, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     state = _fit(model, data, run, config, progress, checkpoint_every)
     rng = random.Random(1)
     rows = [e for e in (valid.example(rng) for _ in range(200)) if e]
@@ -229,8 +268,9 @@ def warm_start(
     tokenizer.save_pretrained(out)
     (out / "prompt.json").write_text(json.dumps(SMALL_TEMPLATE.to_dict(), indent=2))
     (out / "lexicon.json").write_text(json.dumps(lexicon, indent=0))
-    record = {"kind": "warm-start", "config": asdict(config), **state}
-    (run / "run.json").write_text(json.dumps(record | {"held_out_loss": held_out_loss}, indent=2))
+    record = {"kind": "warm-start", "config": asdict(config), **state, "init": init and str(init)}
+    record |= {"pairs": len(piles.pairs), "held_out_loss": held_out_loss}
+    (run / "run.json").write_text(json.dumps(record, indent=2))
     return out
 
 
