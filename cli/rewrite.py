@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sro_edge.cli._cluster import engines, ray_options
 from sro_edge.cli._progress import resumable
 from sro_edge.cli._shared import default_output, dump_options, show_output, show_summary
 from sro_edge.stores import Place
@@ -40,6 +41,7 @@ from sro_edge.stores import Place
     metavar="N",
     help="Pairs of comment and rewrite to show at the end.",
 )
+@ray_options
 def rewrite(
     source: Place,
     output: Place | None,
@@ -58,6 +60,9 @@ def rewrite(
     seed: int,
     deterministic: bool,
     show: int,
+    ray: str | None,
+    ray_actors: int | None,
+    ray_gpus: float,
 ) -> None:
     """Reword the toxic comments of a dump.
 
@@ -91,6 +96,7 @@ def rewrite(
       sro-edge rewrite posts.parquet clean.parquet --column body
       sro-edge rewrite comments.csv --limit 100 --overwrite
       sro-edge rewrite dataset/ dataset-clean/
+      sro-edge rewrite dataset/ dataset-clean/ --ray
       sro-edge rewrite s3://raw/comments.parquet s3://clean/comments.parquet
       zcat posts.jsonl.gz | sro-edge rewrite - | gzip > clean.jsonl.gz
       sro-edge rewrite comments.parquet --threshold 0.2 --on-unresolved mask
@@ -103,12 +109,15 @@ def rewrite(
       130, 143  interrupted, terminated; run again to go on
     """
     from sro_edge.dump import check, rewrite_dump
-    from sro_edge.worker import remote_rewriter
 
     output = output or default_output(source, "detox")
     check(source, output, column=column, overwrite=overwrite)
-    engine = remote_rewriter(
+    engine = engines(
+        source,
         bundle,
+        ray=ray,
+        ray_actors=ray_actors,
+        ray_gpus=ray_gpus,
         threshold=threshold,
         max_attempts=max_attempts,
         on_unresolved=on_unresolved,
@@ -118,7 +127,7 @@ def rewrite(
         deterministic=deterministic,
         cascade=not no_cascade,
     )
-    with engine as rewriter, resumable(quiet) as watch:
+    with engine as (rewriter, spread), resumable(quiet) as watch:
         summary = rewrite_dump(
             source,
             output,
@@ -130,6 +139,7 @@ def rewrite(
             examples=0 if quiet else show,
             progress=watch.progress,
             trouble=watch.trouble,
+            spread=spread,
         )
     if not quiet:
         show_summary(summary)

@@ -52,12 +52,17 @@ class FileJob:
 
 @dataclass(frozen=True)
 class FileDone:
-    """What became of the job with this number; see :class:`sro_edge.run.Run`."""
+    """What became of the job with this number; see :class:`sro_edge.run.Run`.
+
+    ``troubles`` are the sentences about units over which the models failed, where the job was done
+    elsewhere.
+    """
 
     number: int
     manifest: dict[str, Any]
     resumed: int
     examples: tuple[tuple[str, str], ...]
+    troubles: Sequence[str] = ()
 
 
 # Does jobs elsewhere and yields what is done, in any order; calls its last argument now and then.
@@ -238,6 +243,8 @@ class DatasetRun:
         self.hooks.progress(self._done)
         for done in self._work(jobs):
             manifests[done.number] = done.manifest
+            for sentence in done.troubles:
+                self.hooks.trouble(sentence)
             if remote:
                 with work.writing():
                     write_json(work.path / f"file-{done.number:06d}.json", done.manifest)

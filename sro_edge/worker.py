@@ -77,7 +77,7 @@ class Worker:
             if "error" in message:
                 self.close()
                 kind, sentence = message["error"]
-                raise _rebuilt(kind, sentence)
+                raise rebuilt(kind, sentence)
             self._ready = message["ready"]
         return self._ready
 
@@ -255,7 +255,7 @@ def load_screener(
     return screener
 
 
-def _rebuilt(kind: str, sentence: str) -> SroEdgeError:
+def rebuilt(kind: str, sentence: str) -> SroEdgeError:
     """The error that the child met, of its own class where that is one of ours."""
     found = getattr(errors, kind, EngineError)
     error: SroEdgeError = found.__new__(found)
