@@ -222,6 +222,6 @@ class FirstStageConfig:
         default=10.0, metadata={"help": "weight of a false clear against a needless second look"}
     )
     least_seen: int = field(
-        default=4, metadata={"help": "occurrences below which a token is unknown: never cleared"}
+        default=1, metadata={"help": "occurrences below which a token is unknown: never cleared"}
     )
     seed: int = field(default=0, metadata={"help": "of pieces, order and initialisation"})

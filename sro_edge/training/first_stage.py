@@ -3,8 +3,8 @@
 It reads the screener's own token ids: an embedding table, two convolutions, the maximum and the
 mean over the comment. It imitates the screener (distillation, Hinton et al. 2015, arXiv 1503.02531)
 without labels. What it gets wrong on the safe side costs time, on the other a missed comment, so a
-false clear weighs more. A token that training hardly met raises the alarm whatever stands beside
-it: what the stage does not know it does not clear.
+false clear weighs more. A token that training never met raises the alarm whatever stands beside it:
+what the stage does not know it does not clear.
 """
 
 from __future__ import annotations
