@@ -194,7 +194,7 @@ def _clean_heavy(options: argparse.Namespace, target: Path) -> None:
     bundle = Bundle.load(options.bundle)
     screener = Screener(bundle.screener, threads=options.threads, device="cpu")
     threshold = bundle.thresholds.toxicity
-    stage = load_first_stage(screener, bundle.screener, threshold, threads=options.threads)
+    stage = load_first_stage(bundle.screener, threshold, threads=options.threads)
     scorer: Any = screener if stage is None else Cascade(screener, stage)
     table = pq.read_table(options.dump, columns=["text"])
     kept: list[str | None] = []

@@ -5,8 +5,9 @@
                                 for several thresholds of toxicity, with how many held-out texts
                                 were cleared that the screener calls toxic
 
-A text is cleared only if every piece of it is, read as it is and without disguise: whatever the
-screener would look at, the first stage has looked at. A bundle without these files has none.
+It looks at every window that the screener would, of a text as it is and without disguise, and the
+screener at those that are not cleared. So of a long text only what is suspect is screened, and a
+text is cleared if all of it is. A bundle without these files has no first stage.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from sro_edge.errors import BundleError
 from sro_edge.manifest import sha256
-from sro_edge.onnx_session import feeds, load_session, token_batches
-from sro_edge.screener import Scores, Screener
+from sro_edge.onnx_session import Piece, feeds, load_session, token_batches
+
+if TYPE_CHECKING:
+    from sro_edge.screener import Scores, Screener
 
 GRAPH, NOTES = "first_stage.onnx", "first_stage.json"
 _BATCH_TOKENS = 4096  # padding included
@@ -53,10 +53,9 @@ class OperatingPoint:
 
 
 class FirstStage:
-    """The first stage beside a screener, ready to clear.
+    """The first stage of a screener, ready to clear.
 
     Args:
-        screener: the screener that it stands before; its tokenizer is used.
         folder: the screener's folder.
         toxicity: the highest toxicity that passes. The point for the highest toxicity up to this
             one is used: it misses less, not more, than it would for that toxicity.
@@ -66,31 +65,45 @@ class FirstStage:
         BundleError: the files are damaged, or made for another screener.
     """
 
-    def __init__(
-        self, screener: Screener, folder: Path, toxicity: float, *, threads: int | None = None
-    ) -> None:
+    def __init__(self, folder: Path, toxicity: float, *, threads: int | None = None) -> None:
         """Load the graph."""
-        points = read_points(folder)
-        fitting = [point for point in points if point.toxicity <= toxicity + 1e-9]
+        fitting = [point for point in read_points(folder) if point.toxicity <= toxicity + 1e-9]
         self.point = max(fitting, key=lambda p: p.toxicity) if fitting else None
-        self._screener = screener
         if self.point is not None:
             self._session = load_session(folder / GRAPH, threads, "cpu")
 
-    def clears(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which of N ``texts`` (N,) need no screening."""
-        if self.point is None or not texts:
-            return np.zeros(len(texts), dtype=bool)
-        readings, owners = self._screener.readings(texts)
-        loudest = np.full(len(readings), -1, dtype=np.float32)
-        pieces = sorted(self._screener.pieces(readings), key=lambda piece: len(piece[1]))
+    def suspects(self, pieces: Sequence[Piece], pad: int) -> list[Piece]:
+        """The pieces that are not cleared, in their order.
+
+        Args:
+            pieces: token ids of windows, shortest first.
+            pad: the token that fills a batch.
+        """
+        if self.point is None:
+            return list(pieces)
+        left: list[Piece] = []
         for batch in token_batches(pieces, _BATCH_TOKENS):
-            _, given = feeds(batch, self._screener.pad)
-            (alarm,) = self._session.run(["alarm"], {name: given[name] for name in INPUTS})
-            np.maximum.at(loudest, [number for number, _ in batch], alarm)
-        found = loudest[: len(texts)]  # -1: nothing to read, which the screener sees at no cost
-        np.maximum.at(found, owners[len(texts) :], loudest[len(texts) :])
-        return (found >= 0) & (found <= self.point.alarm)
+            _, given = feeds(batch, pad)
+            (alarms,) = self._session.run(["alarm"], {name: given[name] for name in INPUTS})
+            loud = (alarms > self.point.alarm).tolist()
+            left += [piece for piece, heard in zip(batch, loud, strict=True) if heard]
+        return left
+
+
+class Cascade:
+    """A screener behind its first stage, for those who want toxicity and fluency only.
+
+    Args:
+        screener: the screener.
+        stage: what stands before it.
+    """
+
+    def __init__(self, screener: Screener, stage: FirstStage) -> None:
+        self._screener, self._stage = screener, stage
+
+    def score(self, texts: Sequence[str]) -> Scores:
+        """See :meth:`sro_edge.screener.Screener.score`."""
+        return self._screener.score(texts, self._stage)
 
 
 def read_points(folder: Path) -> list[OperatingPoint]:
@@ -122,32 +135,8 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-class Cascade:
-    """A screener behind its first stage, for those who want toxicity and fluency only.
-
-    Args:
-        screener: the screener.
-        stage: what stands before it.
-    """
-
-    def __init__(self, screener: Screener, stage: FirstStage) -> None:
-        self._screener, self._stage = screener, stage
-
-    def score(self, texts: Sequence[str]) -> Scores:
-        """Scores of N texts, NaN where they were cleared; no embedding."""
-        cleared = self._stage.clears(texts)
-        rest = self._screener.score([t for t, c in zip(texts, cleared, strict=True) if not c])
-        toxicity = np.full(len(texts), np.nan, dtype=np.float32)
-        toxicity[~cleared] = rest.toxicity
-        fluency = None
-        if rest.fluency is not None:
-            fluency = np.full(len(texts), np.nan, dtype=np.float32)
-            fluency[~cleared] = rest.fluency
-        return Scores(toxicity, fluency, None, cleared)
-
-
 def load_first_stage(
-    screener: Screener, folder: Path, toxicity: float, *, threads: int | None = None
+    folder: Path, toxicity: float, *, threads: int | None = None
 ) -> FirstStage | None:
     """The first stage in a screener's folder; None where there is none, or none for ``toxicity``.
 
@@ -156,7 +145,7 @@ def load_first_stage(
     """
     if not (folder / GRAPH).is_file():
         return None
-    stage = FirstStage(screener, folder, toxicity, threads=threads)
+    stage = FirstStage(folder, toxicity, threads=threads)
     return stage if stage.point is not None else None
 
 

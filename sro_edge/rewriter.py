@@ -8,6 +8,7 @@ llama.cpp always has many sequences in flight and the screener full batches.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -148,9 +149,7 @@ class Rewriter:
         screener = Screener(opened.screener, threads=threads, device=device)
         stage = None
         if cascade:
-            stage = load_first_stage(
-                screener, opened.screener, thresholds.toxicity, threads=threads
-            )
+            stage = load_first_stage(opened.screener, thresholds.toxicity, threads=threads)
         detoxifier = Detoxifier(
             opened.detoxifier,
             opened.prompt,
@@ -205,21 +204,21 @@ class Rewriter:
         if not texts:
             return []
         self._scores = ScoreCache(self.screener)
-        results: list[Rewrite | None] = [Rewrite(text, "clean") for text in texts]
-        left = list(range(len(texts)))
-        if self.first_stage is not None:
-            left = np.flatnonzero(~self.first_stage.clears(texts)).tolist()
-        before = self._scores.score([texts[i] for i in left])
-        jobs: dict[int, Job] = {}
-        for row, (i, toxicity) in enumerate(zip(left, before.toxicity.tolist(), strict=True)):
-            text = texts[i]
-            if passes(toxicity, self.thresholds.toxicity):
-                results[i] = Rewrite(
-                    text, "clean", toxicity_before=toxicity, toxicity_after=toxicity
-                )
+        results: list[Rewrite | None] = [None] * len(texts)
+        seen = self._scores.screen(texts, self.first_stage)
+        toxic = []
+        for i, (text, score) in enumerate(zip(texts, seen.tolist(), strict=True)):
+            if math.isnan(score):
+                results[i] = Rewrite(text, "clean")
+            elif passes(score, self.thresholds.toxicity):
+                results[i] = Rewrite(text, "clean", toxicity_before=score, toxicity_after=score)
             else:
-                embedding = None if before.embedding is None else before.embedding[row]
-                jobs[i] = Job(text, toxicity, embedding, self.screener.reveal)
+                toxic.append(i)
+        before = self._scores.score([texts[i] for i in toxic])
+        jobs: dict[int, Job] = {}
+        for row, i in enumerate(toxic):
+            embedding = None if before.embedding is None else before.embedding[row]
+            jobs[i] = Job(texts[i], float(before.toxicity[row]), embedding, self.screener.reveal)
         self._find_pieces(list(jobs.values()))
         for attempt in range(self.max_attempts + 1):
             self._round([j for j in jobs.values() if not j.done], attempt)
@@ -231,8 +230,8 @@ class Rewriter:
     def _find_pieces(self, jobs: Sequence[Job]) -> None:
         """Start every job with its failing sentences, or with the worst one."""
         spans = [(job, span) for job in jobs for span in free_spans(job.text)]
-        scores = self._scores.score([s.of(j.text) for j, s in spans]).toxicity
-        for (job, span), toxicity in zip(spans, scores.tolist(), strict=True):
+        scores = self._scores.screen([s.of(j.text) for j, s in spans], self.first_stage)
+        for (job, span), toxicity in zip(spans, np.nan_to_num(scores).tolist(), strict=True):
             job.untouched.append((toxicity, span))
         for job in jobs:
             job.untouched.sort(key=lambda c: -c[0])

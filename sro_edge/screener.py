@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from sro_edge.disguise import Deobfuscator, Vocabulary
 from sro_edge.errors import BundleError, ModelError
 from sro_edge.onnx_session import CUDA, Piece, feeds, load_session, token_batches
 from sro_edge.segments import windows
+
+if TYPE_CHECKING:
+    from sro_edge.first_stage import FirstStage
 
 Floats = npt.NDArray[np.float32]
 
@@ -40,8 +43,9 @@ class Scores:
         toxicity: (N,) in [0, 1].
         fluency: (N,) in [0, 1], 1 is fluent; None where the screener has no such output.
         embedding: (N, d) of length 1, or 0 for a blank text; None likewise.
-        cleared: (N,), True where a first stage cleared the text: its scores are NaN. None where all
-            were screened.
+        cleared: (N,), True where a first stage cleared all of the text: its scores are NaN. Where
+            it cleared windows of a text, fluency and embedding are NaN, and toxicity is that of the
+            others. None without a first stage.
     """
 
     toxicity: Floats
@@ -110,10 +114,11 @@ class Screener:
             ) from error
         self._shapes = {name: value.shape[1:] for name, value in probe.items()}
 
-    def score(self, texts: Sequence[str]) -> Scores:
+    def score(self, texts: Sequence[str], first_stage: FirstStage | None = None) -> Scores:
         """Scores in the order of ``texts``; equal texts are scored once.
 
-        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. A text that
+        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. With
+        ``first_stage`` only the windows that it does not clear are screened. A text that
         is blank, or only marks and signs that the tokenizer does not know, has toxicity 0, fluency
         1 and an embedding of zeros.
         """
@@ -124,10 +129,14 @@ class Screener:
         pieces = self.pieces(readings)
         while chunk := list(itertools.islice(pieces, _CHUNK)):
             chunk.sort(key=lambda piece: len(piece[1]))
+            if first_stage is not None:
+                left = first_stage.suspects(chunk, self.pad)
+                means.skip(chunk, left)
+                chunk = left
             for batch in token_batches(chunk, self._batch_tokens):
                 means.add(*self._run(batch))
-        means.raise_toxicity(owners[len(order) :], len(order))
-        return means.scores(rows)
+        means.join(owners[len(order) :], len(order))
+        return means.scores(rows, cascaded=first_stage is not None)
 
     @property
     def words(self) -> int:
@@ -192,6 +201,7 @@ class _Means:
 
     def __init__(self, texts: int, shapes: dict[str, tuple[int, ...]]) -> None:
         self._tokens = np.zeros(texts)
+        self._skipped = np.zeros(texts, dtype=np.int64)  # windows that a first stage cleared
         self._toxicity = np.zeros(texts, dtype=np.float32)
         self._sums = {
             name: np.zeros((texts, *shapes[name]), dtype=np.float32)
@@ -211,12 +221,19 @@ class _Means:
         for name, total in self._sums.items():
             np.add.at(total, texts, (outputs[name].T * tokens).T)
 
-    def raise_toxicity(self, texts: Sequence[int], copies: int) -> None:
+    def skip(self, pieces: Sequence[Piece], left: Sequence[Piece]) -> None:
+        """Note windows that will not come: those of ``pieces`` without ``left``."""
+        np.add.at(self._skipped, [number for number, _ in pieces], 1)
+        np.add.at(self._skipped, [number for number, _ in left], -1)
+
+    def join(self, texts: Sequence[int], copies: int) -> None:
         """Give ``texts`` the toxicity of their copies, which begin at ``copies``, where higher."""
         own, other = self._toxicity[texts], self._toxicity[copies : copies + len(texts)]
         self._toxicity[texts] = np.maximum(own, other)
+        self._seen = self._tokens > 0
+        self._seen[texts] |= self._seen[copies : copies + len(texts)]
 
-    def scores(self, rows: npt.NDArray[np.intp]) -> Scores:
+    def scores(self, rows: npt.NDArray[np.intp], *, cascaded: bool = False) -> Scores:
         """The scores of the texts numbered ``rows``."""
         fluency: Any = self._sums.get("fluency")
         embedding: Any = self._sums.get("embedding")
@@ -227,7 +244,16 @@ class _Means:
         if embedding is not None:
             length = np.linalg.norm(embedding, axis=1, keepdims=True)
             embedding = (embedding / np.where(length > 0, length, 1))[rows]
-        return Scores(self._toxicity[rows], fluency, embedding)
+        toxicity = self._toxicity[rows]
+        if not cascaded:
+            return Scores(toxicity, fluency, embedding)
+        partial = self._skipped[rows] > 0
+        cleared = partial & ~self._seen[rows]
+        toxicity[cleared] = np.nan
+        for column in (fluency, embedding):
+            if column is not None:
+                column[partial] = np.nan
+        return Scores(toxicity, fluency, embedding, cleared)
 
 
 @dataclass(frozen=True)

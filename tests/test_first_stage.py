@@ -17,7 +17,7 @@ from sro_edge.cli import main
 from sro_edge.errors import BundleError
 from sro_edge.first_stage import NOTES, FirstStage, load_first_stage
 from sro_edge.rewriter import Rewriter
-from sro_edge.screener import Screener
+from sro_edge.screener import Scores, Screener
 
 THRESHOLD = 0.25
 
@@ -38,40 +38,68 @@ def staged(tmp_path: Path) -> Path:
 
 
 def stage_of(folder: Path, toxicity: float = THRESHOLD) -> FirstStage:
-    return FirstStage(Screener(folder, threads=1, device="cpu"), folder, toxicity, threads=1)
+    return FirstStage(folder, toxicity, threads=1)
+
+
+def score(folder: Path, texts: list[str], *, deobfuscate: bool = True) -> Scores:
+    screener = Screener(folder, threads=1, device="cpu", deobfuscate=deobfuscate)
+    return screener.score(texts, stage_of(folder))
+
+
+def cleared(folder: Path, texts: list[str], *, deobfuscate: bool = True) -> list[bool]:
+    found = score(folder, texts, deobfuscate=deobfuscate).cleared
+    assert found is not None
+    return list(found.tolist())
 
 
 def test_it_clears_what_raises_no_alarm(folder: Path) -> None:
     texts = ["thanks my friend", "you idiot", "a bad idea", "", "thanks my friend"]
-    assert stage_of(folder).clears(texts).tolist() == [True, False, False, False, True]
-    assert stage_of(folder).clears([]).tolist() == []
+    assert cleared(folder, texts) == [True, False, False, False, True]
+    assert cleared(folder, []) == []
 
 
 @pytest.mark.parametrize("word", ["1d10t", "i d i o t", "idi\u200bot", "ｉｄｉｏｔ"])
 def test_a_disguised_word_is_read_without_its_disguise(folder: Path, word: str) -> None:
     """As written these are unknown tokens, which this stage would clear."""
     text = f"you {word}"
-    plain = Screener(folder, threads=1, device="cpu", deobfuscate=False)
-    assert FirstStage(plain, folder, THRESHOLD, threads=1).clears([text]).tolist() == [True]
-    assert stage_of(folder).clears([text]).tolist() == [False]
+    assert cleared(folder, [text], deobfuscate=False) == [True]
+    assert cleared(folder, [text]) == [False]
 
 
 def test_one_window_of_a_long_text_is_enough(folder: Path) -> None:
     clean = "thanks my friend. " * 60
-    assert stage_of(folder).clears([clean, clean + "you idiot."]).tolist() == [True, False]
+    assert cleared(folder, [clean, clean + "you idiot."]) == [True, False]
+
+
+def test_only_suspect_windows_of_a_long_text_are_screened(folder: Path) -> None:
+    texts = [
+        "thanks my friend. " * 60 + "you idiot.",
+        "you idiot",
+        "thanks my friend",
+        "a bad idea",
+    ]
+    found = score(folder, texts)
+    whole = Screener(folder, threads=1, device="cpu").score(texts)
+    assert found.fluency is not None
+    assert found.embedding is not None
+    assert whole.fluency is not None
+    assert np.isnan(found.fluency).tolist() == [True, False, True, False]
+    assert np.isnan(found.embedding[:, 0]).tolist() == [True, False, True, False]
+    assert np.isnan(found.toxicity).tolist() == [False, False, True, False]
+    seen = [0, 1, 3]
+    assert found.toxicity[seen] == pytest.approx(whole.toxicity[seen], abs=1e-6)
+    assert found.fluency[[1, 3]] == pytest.approx(whole.fluency[[1, 3]], abs=1e-6)
 
 
 def test_company_changes_nothing(folder: Path) -> None:
     texts = ["thanks " * n for n in range(1, 30)] + ["you idiot"]
-    together = stage_of(folder).clears(texts)
-    assert together.tolist() == [stage_of(folder).clears([text])[0] for text in texts]
+    assert cleared(folder, texts) == [cleared(folder, [text])[0] for text in texts]
 
 
 def test_a_lower_threshold_than_was_measured_has_no_first_stage(folder: Path) -> None:
-    screener = Screener(folder, threads=1, device="cpu")
-    assert load_first_stage(screener, folder, 0.25, threads=1) is not None
-    assert load_first_stage(screener, folder, 0.9, threads=1) is not None
-    assert load_first_stage(screener, folder, 0.2, threads=1) is None
+    assert load_first_stage(folder, 0.25, threads=1) is not None
+    assert load_first_stage(folder, 0.9, threads=1) is not None
+    assert load_first_stage(folder, 0.2, threads=1) is None
 
 
 def test_the_point_for_the_highest_threshold_below_is_used(folder: Path) -> None:
