@@ -82,10 +82,11 @@ def first_stage_section(record: dict[str, Any]) -> str:
 ### The first stage
 
 A small convolutional net that imitates the screener, learned from {record["learned"]:,} texts. It
-clears a comment only where its alarm stays below a bound for every window of it, as it stands and
-without disguise; a token that it hardly met in training is never cleared. The bound was picked so
+reads every window of a comment, as it stands and without disguise, and clears those whose alarm
+stays below a bound; a token that it never met in training is not cleared. The bound was picked so
 that in no kind of held-out text more than {record["most_missed"]:.2%} of what the screener calls
-toxic is cleared. Held out: {texts}. A lower threshold than those below switches it off.
+toxic is cleared. Held out: {texts}.
+A lower threshold than those below switches it off.
 
 {table(head, rows).rstrip()}
 """
