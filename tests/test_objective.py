@@ -149,13 +149,33 @@ def test_packing_changes_no_gradient() -> None:
     torch.testing.assert_close(together, plain, atol=1e-4, rtol=1e-4)
 
 
-def test_micro_batches_hold_every_row_within_the_limit() -> None:
-    widths = [5, 90, 7, 30, 6, 31, 8]
-    parts = list(micro_batches(widths, 64, "cpu"))
+def test_micro_batches_hold_every_group_within_the_limit() -> None:
+    groups = [Group([1] * width, [[1]]) for width in (5, 90, 7, 30, 6, 31, 8)]
+    parts = list(micro_batches(groups, 64, "cpu"))
     assert sorted(i for part in parts for i in part) == list(range(7))
     assert parts[0] == [1]  # wider than the limit, so alone
     for part in parts[1:]:
-        assert len(part) * max(widths[i] for i in part) <= 64
+        assert sum(len(groups[i].tree.ids) for i in part) <= 64
+
+
+def test_what_answers_have_in_common_is_computed_once() -> None:
+    tree = Group([7, 8], [[20, 21, 22, 1], [20, 23, 1], [20, 21, 24, 1], [20, 21], [1]]).tree
+    assert tree.ids == [7, 8, 20, 21, 22, 24, 23]
+    assert tree.positions == [0, 1, 2, 3, 4, 4, 3]
+    assert tree.ends == [7, 7, 7, 6, 5, 6, 7]
+    assert tree.sources == [[1, 2, 3, 4], [1, 2, 6], [1, 2, 3, 5], [1, 2], [1]]
+
+
+def test_rows_are_shared_by_comments_and_little_is_padding() -> None:
+    groups = [Group(range(4, 4 + n), [[40 + n, 1]]) for n in range(3, 33)]
+    packed = pack(groups, 2)
+    rows, width = packed.inputs["input_ids"].shape
+    assert rows < len(groups) / 3
+    assert sum(len(g.tree.ids) for g in groups) > 0.9 * rows * width
+    model = make_model()
+    together = answer_logprobs(model, packed)
+    apart = answer_logprobs(model, pack(groups, 2, shared=False))
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
-"""All answers to one comment behind one copy of its prompt, in one row.
+"""Comments with all their answers as trees of tokens, several to a row.
 
-    token      p0 p1 p2 | a0 a1 | b0 b1 b2        one comment, two answers
-    position    0  1  2 |  3  4 |  3  4  5
+    token      p0 p1 | a0 a1 a2 | b2 b3 || q0 ...     one comment, two answers that begin alike;
+    position    0  1 |  2  3  4 |  4  5 ||  0 ...     then the next comment of the row
 
-An answer sees the prompt and itself, never the other answer, so its log-probability is that of a
-row of its own. The prompt is computed once instead of once an answer (chat instructions are longer
-than most comments), and little is padding. The vocabulary, which is most of the work of a small
-model, is scored only where an answer's token is predicted.
+A token sees those on its own branch, never another answer or comment, so a log-probability is that
+of a row of its own. What answers have in common, the prompt and, as rewrites keep most words, much
+of themselves, is computed once, and hardly anything is padding. The vocabulary, which is most of
+the work of a small model, is scored only where an answer's token is predicted.
 """
 
 from __future__ import annotations
@@ -14,24 +14,69 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 
 _ROWS = 64  # of the logits that are float32 at a time
 _BLOCKED = -1e9  # added to the attention scores of what a token may not see
+_WIDE = 96  # tokens of a row from which on another comment gets a row of its own
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True)
+class Tree:
+    """Tokens, depth first: where each stands in its text, and which tokens see it.
+
+    Args:
+        ids: (T,).
+        positions: (T,), tokens before it in its text.
+        ends: (T,): the token at place p is seen by those from p up to, not with, ``ends[p]``.
+        sources: of each answer, the places whose states predict its tokens.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    ends: list[int]
+    sources: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Group:
     """The ids of one prompt and of the answers to it, end tokens included."""
 
     prompt: Sequence[int]
     answers: Sequence[Sequence[int]]
 
-    @property
-    def width(self) -> int:
-        """Tokens of the packed row: the last token of an answer predicts nothing."""
-        return len(self.prompt) + sum(len(a) - 1 for a in self.answers)
+    @cached_property
+    def tree(self) -> Tree:
+        """Prompt and answers; the last token of an answer predicts nothing, so it is left out."""
+        ids, path = list(self.prompt), list(range(len(self.prompt)))
+        tree = Tree(ids, list(path), [0] * len(ids), [[] for _ in self.answers])
+        # In sorted order, an answer has the longest common beginning with the one before it.
+        for i in sorted(range(len(self.answers)), key=lambda i: list(self.answers[i])):
+            inner = self.answers[i][:-1]
+            depth = len(self.prompt)
+            for token in inner:
+                if depth == len(path) or ids[path[depth]] != token:
+                    break
+                depth += 1
+            for place in path[depth:]:
+                tree.ends[place] = len(ids)
+            del path[depth:]
+            for token in inner[depth - len(self.prompt) :]:
+                tree.positions.append(len(path))
+                path.append(len(ids))
+                ids.append(token)
+                tree.ends.append(0)
+            tree.sources[i][:] = path[len(self.prompt) - 1 :]
+        for place in path:
+            tree.ends[place] = len(ids)
+        return tree
+
+    def apart(self) -> list[Group]:
+        """A group of each answer alone."""
+        return [Group(self.prompt, [answer]) for answer in self.answers]
 
 
 @dataclass(frozen=True)
@@ -40,7 +85,7 @@ class Packed:
 
     Args:
         inputs: ``input_ids`` and ``position_ids`` (B, T) and ``attention_mask`` for the model:
-            (B, 1, T, T), added to the attention scores, or (B, T) where no prompt is shared.
+            (B, 1, T, T), added to the attention scores, or (B, T) where nothing is shared.
         sources: (M,), places in B x T of the states that predict the answers' tokens.
         targets: (M,), these tokens.
         answers: (M,), the answer in [0, R) that each belongs to.
@@ -60,44 +105,63 @@ class Packed:
         return Packed(inputs, *(tensor.to(device) for tensor in rest))
 
 
-def pack(groups: Sequence[Group], pad: int) -> Packed:
-    """Pack every group into a row, padded right; answers are numbered group after group."""
-    width = max(group.width for group in groups)
-    ids = torch.full((len(groups), width), pad)
-    positions, segments = torch.zeros_like(ids), torch.full_like(ids, -1)
-    sources: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    lengths: list[int] = []
-    for row, (prompt, answers) in enumerate(groups):
-        end = len(prompt)
-        ids[row, :end] = torch.tensor(prompt)
-        positions[row, :end] = torch.arange(end)
-        segments[row, :end] = 0
-        for segment, answer in enumerate(answers, 1):
-            start, end = end, end + len(answer) - 1
-            ids[row, start:end] = torch.tensor(answer[:-1])
-            positions[row, start:end] = torch.arange(len(prompt), len(prompt) + end - start)
-            segments[row, start:end] = segment
-            # The prompt's last token predicts the answer's first, each of those the next.
-            sources += [row * width + p for p in (len(prompt) - 1, *range(start, end))]
-            targets += answer
-            owners += [len(lengths)] * len(answer)
-            lengths.append(len(answer))
-    shared = any(len(group.answers) > 1 for group in groups)
+def pack(groups: Sequence[Group], pad: int, *, shared: bool = True) -> Packed:
+    """Pack groups into rows, padded right; answers are numbered group after group.
+
+    Args:
+        groups: prompts with their answers.
+        pad: id that fills the rows up.
+        shared: trees, for models that keep to a mask of their branches; else a row an answer.
+    """
+    if not shared:
+        groups = [part for group in groups for part in group.apart()]
+    rows = _rows([len(g.tree.ids) for g in groups]) if shared else [[i] for i in range(len(groups))]
+    width = max(sum(len(groups[i].tree.ids) for i in row) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    positions, ends = torch.zeros_like(ids), torch.arange(1, width + 1).repeat(len(rows), 1)
+    sources: list[list[int]] = [[] for _ in groups]
+    lengths = torch.zeros_like(ids[:, :1])
+    for r, row in enumerate(rows):
+        start = 0
+        for i in row:
+            tree = groups[i].tree
+            end = start + len(tree.ids)
+            ids[r, start:end] = torch.tensor(tree.ids)
+            positions[r, start:end] = torch.tensor(tree.positions)
+            ends[r, start:end] = torch.tensor(tree.ends) + start
+            sources[i] = [r * width + start + place for part in tree.sources for place in part]
+            start = end
+        lengths[r] = start
+    answers = [answer for group in groups for answer in group.answers]
+    owners = [i for i, answer in enumerate(answers) for _ in answer]
     inputs = {
         "input_ids": ids,
         "position_ids": positions,
-        "attention_mask": _tree_mask(segments) if shared else (segments >= 0).long(),
+        "attention_mask": _tree_mask(ends) if shared else (torch.arange(width) < lengths).long(),
     }
-    return Packed(inputs, *map(torch.tensor, (sources, targets, owners, lengths)))
+    flat = (sum(sources, []), [t for answer in answers for t in answer], owners)
+    return Packed(inputs, *map(torch.tensor, (*flat, [len(answer) for answer in answers])))
 
 
-def _tree_mask(segments: torch.Tensor) -> torch.Tensor:
-    """(B, 1, T, T): a token sees earlier tokens of the prompt (segment 0) and of its own answer."""
-    key, query = segments[:, None, :], segments[:, :, None]
-    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
-    seen = ((key == 0) | (key == query)) & causal  # padding (-1) sees padding: no empty row
+def _rows(widths: Sequence[int]) -> list[list[int]]:
+    """Share places of ``widths`` out to rows that are about equally full."""
+    count = max(1, sum(widths) // max(_WIDE, *widths))
+    rows: list[list[int]] = [[] for _ in range(count)]
+    full = [0] * count
+    for i in sorted(range(len(widths)), key=lambda i: -widths[i]):
+        row = full.index(min(full))
+        rows[row].append(i)
+        full[row] += widths[i]
+    return [row for row in rows if row]
+
+
+def _tree_mask(ends: torch.Tensor) -> torch.Tensor:
+    """(B, 1, T, T), of (B, T): a token sees the tokens before it that have not ended, and itself.
+
+    Padding, each token of which ends at once, sees itself: no row of the softmax is empty.
+    """
+    place = torch.arange(ends.shape[1])
+    seen = (place <= place[:, None]) & (place[:, None] < ends[:, None, :])
     return torch.where(seen, 0.0, _BLOCKED).unsqueeze(1)
 
 
@@ -120,6 +184,24 @@ def answer_logprobs(model: Any, packed: Packed) -> torch.Tensor:
     tokens = _TokenLogprobs.apply(logits, packed.targets)  # (M,)
     zeros = torch.zeros(len(packed.lengths), device=tokens.device)
     return zeros.index_add(0, packed.answers, tokens)
+
+
+@torch.no_grad()
+def keeps_to_branches(model: Any) -> bool:
+    """Whether what an answer scores stays the same beside another answer in its tree.
+
+    It does not where a model has no mask of attention to keep to, such as a state-space model, or
+    makes its own.
+    """
+    ids = [i % model.get_input_embeddings().weight.shape[0] for i in range(5, 17)]
+    scores = []
+    try:
+        for other in (ids[:4], ids[4:8]):
+            packed = pack([Group(ids[10:], [other, ids[8:10]])], pad=0)
+            scores.append(answer_logprobs(model, packed)[1])
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    return bool(torch.allclose(*scores, atol=1e-4))
 
 
 @contextmanager
@@ -169,17 +251,20 @@ class _TokenLogprobs(torch.autograd.Function):
         return result, None
 
 
-def micro_batches(widths: Sequence[int], tokens: int, device: str) -> Iterator[list[int]]:
-    """Places of rows of like width, at most ``tokens`` a batch, padding included (but one row).
+def micro_batches(groups: Sequence[Group], tokens: int, device: str) -> Iterator[list[int]]:
+    """Places of groups of like width, at most ``tokens`` a batch (but one group).
 
-    With 0 tokens, 256 on a CPU, where larger passes take more memory and no less time, else 4096.
+    With 0 tokens, 512 on a CPU, where larger passes take more memory and no less time, else 4096.
     """
-    tokens = tokens or (256 if device == "cpu" else 4096)
+    tokens = tokens or (512 if device == "cpu" else 4096)
+    widths = [len(group.tree.ids) for group in groups]
     batch: list[int] = []
-    for row in sorted(range(len(widths)), key=lambda i: -widths[i]):
-        if batch and (len(batch) + 1) * widths[batch[0]] > tokens:
+    total = 0
+    for i in sorted(range(len(groups)), key=lambda i: -widths[i]):
+        if batch and total + widths[i] > tokens:
             yield batch
-            batch = []
-        batch.append(row)
+            batch, total = [], 0
+        batch.append(i)
+        total += widths[i]
     if batch:
         yield batch

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,13 @@ from sro_edge.errors import MissingExtraError, ModelError
 from sro_edge.prompt import PromptTemplate
 from sro_edge.training import processes
 from sro_edge.training.config import SROConfig
-from sro_edge.training.packing import Packed, answer_logprobs
+from sro_edge.training.packing import (
+    Group,
+    Packed,
+    answer_logprobs,
+    keeps_to_branches,
+    pack,
+)
 from sro_edge.training.rollout import Prompter
 from sro_edge.training.templates import adapt_tokenizer
 
@@ -72,6 +78,7 @@ class Policy:
         if adapter.is_file() or not self.lora:
             self.freeze_reference()
         self.use_template(self.template)
+        self.trees = keeps_to_branches(self.model)
         self.learning_rate = config.learning_rate or (2e-4 if self.lora else 3e-5)
 
     @property
@@ -108,6 +115,15 @@ class Policy:
     def autocast(self) -> torch.autocast:
         """The precision the model computes in."""
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def pack(self, groups: Sequence[Group]) -> Packed:
+        """Prompts with their answers, as the model can take them."""
+        return pack(groups, self.prompter.pad, shared=self._takes_trees(groups))
+
+    def _takes_trees(self, groups: Sequence[Group]) -> bool:
+        """Whether the model, given a mask of its own, keeps to it, and loses no window by it."""
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        return self.trees and (not window or max(max(g.tree.positions) for g in groups) < window)
 
     def logprobs(self, packed: Packed) -> torch.Tensor:
         """log pi(answer | prompt) of each answer, (R,), with gradient; dropout off."""

@@ -11,7 +11,7 @@ import torch
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Verdicts
 from sro_edge.training.objective import sro_loss, verdict_weights
-from sro_edge.training.packing import Group, micro_batches, pack
+from sro_edge.training.packing import Group, micro_batches
 from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import Sample
 
@@ -61,9 +61,9 @@ def sro_backward(
     weights = verdict_weights(verdicts.passed, sound, error)
     plans = list(_plans(policy, comments, samples, weights, config))
     total: Counter[str] = Counter()
-    widths = [plan.group.width for plan in plans]
+    groups = [plan.group for plan in plans]
     device = policy.model.device.type
-    for places in micro_batches(widths, config.micro_batch_tokens, device):
+    for places in micro_batches(groups, config.micro_batch_tokens, device):
         part = [plans[i] for i in places]
         loss, sums = _part_loss(policy, part, weights, config)
         backward(loss / len(samples))
@@ -114,7 +114,7 @@ def _part_loss(
     policy: Policy, plans: Sequence[_Plan], weights: torch.Tensor, config: SROConfig
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Sum of the losses of some comments' samples, and sums of the metrics over them."""
-    packed = pack([plan.group for plan in plans], policy.prompter.pad)
+    packed = policy.pack([plan.group for plan in plans])
     logps = policy.logprobs(packed)
     lengths = packed.lengths.to(logps.device)
     ratios = logps - policy.reference_logprobs(packed)

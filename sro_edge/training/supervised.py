@@ -15,7 +15,7 @@ from sro_edge.training import checkpoint, processes
 from sro_edge.training.config import FREE, SROConfig
 from sro_edge.training.journal import Journal
 from sro_edge.training.memory import explain_shortage
-from sro_edge.training.packing import Group, micro_batches, pack
+from sro_edge.training.packing import Group, micro_batches
 from sro_edge.training.policy import Policy
 from sro_edge.training.runs import begin_run, digest
 
@@ -102,9 +102,9 @@ def _step(
     own = sum(len(group.answers[0]) for group in groups)
     tokens = sum(processes.gather([own]))
     total = 0.0
-    widths, device = [group.width for group in groups], policy.model.device.type
-    for places in micro_batches(widths, config.micro_batch_tokens, device):
-        packed = pack([groups[i] for i in places], prompter.pad)
+    device = policy.model.device.type
+    for places in micro_batches(groups, config.micro_batch_tokens, device):
+        packed = policy.pack([groups[i] for i in places])
         loss = -policy.logprobs(packed).sum() / tokens
         (loss * processes.count()).backward()  # the gradients are averaged below
         total += loss.item()
