@@ -173,11 +173,13 @@ def _follower(
     """The screener to play against, tried on the pile; says what the run begins with."""
     from sro_edge.training import processes
     from sro_edge.training.follower import Classifier, Follower
+    from sro_edge.training.policy import multiplies_bf16
     from sro_edge.training.runs import model_folder, stored_thresholds
     from sro_edge.training.sanity import passing_share
 
+    bf16 = multiplies_bf16(processes.device()) if config.bf16 is None else config.bf16
     follower = Follower(
-        Classifier.load(model_folder(screener), toxic_label),
+        Classifier.load(model_folder(screener), toxic_label, bf16=bf16),
         stored_thresholds(screener, threshold),
         flip_rate=config.screener_flip_rate,
         seed=config.seed,

@@ -129,6 +129,7 @@ class _Leader:
     def __init__(self, policy: Policy) -> None:
         self.model = policy.model
         self.prompter = Prompter(policy.tokenizer, policy.template)
+        self.guesses = False  # the plain path proves more
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Fp32 throughout."""

@@ -151,7 +151,7 @@ def test_packing_changes_no_gradient() -> None:
 
 def test_micro_batches_hold_every_group_within_the_limit() -> None:
     groups = [Group([1] * width, [[1]]) for width in (5, 90, 7, 30, 6, 31, 8)]
-    parts = list(micro_batches(groups, 64, "cpu"))
+    parts = list(micro_batches(groups, 64))
     assert sorted(i for part in parts for i in part) == list(range(7))
     assert parts[0] == [1]  # wider than the limit, so alone
     for part in parts[1:]:

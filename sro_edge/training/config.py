@@ -139,7 +139,9 @@ class SROConfig:
     )
     micro_batch_tokens: int = field(
         default=0,
-        metadata={"help": "tokens of a pass; fewer take less memory; 0: 256 on a CPU, else 4096"},
+        metadata={
+            "help": "tokens of a pass; fewer take less memory; 0: 4096, on a CPU 256 or 1024 (full)"
+        },
     )
     gradient_checkpointing: bool = field(
         default=False, metadata={"help": "less memory, a third slower; same results"}

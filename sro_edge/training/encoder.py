@@ -35,13 +35,13 @@ def resolve(name: str) -> str:
 
 def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Unit vectors (B, d) from last hidden states (B, T, d) and attention mask (B, T)."""
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    pooled = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
-    return F.normalize(pooled.float(), dim=-1)
+    weights = mask.unsqueeze(-1).float()
+    pooled = (hidden.float() * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
+    return F.normalize(pooled, dim=-1)
 
 
 def sorted_batches(
-    tokenizer: Any, texts: Sequence[str], *, max_length: int, device: Any, batch: int = 64
+    tokenizer: Any, texts: Sequence[str], *, max_length: int, device: Any, batch: int = 16
 ) -> Iterator[tuple[list[int], Any]]:
     """Texts of like length together: (their places in ``texts``, their padded encoding)."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -139,7 +140,7 @@ def pack(groups: Sequence[Group], pad: int, *, shared: bool = True) -> Packed:
         "position_ids": positions,
         "attention_mask": _tree_mask(ends) if shared else (torch.arange(width) < lengths).long(),
     }
-    flat = (sum(sources, []), [t for answer in answers for t in answer], owners)
+    flat = (list(chain.from_iterable(sources)), [t for answer in answers for t in answer], owners)
     return Packed(inputs, *map(torch.tensor, (*flat, [len(answer) for answer in answers])))
 
 
@@ -251,12 +252,8 @@ class _TokenLogprobs(torch.autograd.Function):
         return result, None
 
 
-def micro_batches(groups: Sequence[Group], tokens: int, device: str) -> Iterator[list[int]]:
-    """Places of groups of like width, at most ``tokens`` a batch (but one group).
-
-    With 0 tokens, 512 on a CPU, where larger passes take more memory and no less time, else 4096.
-    """
-    tokens = tokens or (512 if device == "cpu" else 4096)
+def micro_batches(groups: Sequence[Group], tokens: int) -> Iterator[list[int]]:
+    """Places of groups of like width, at most ``tokens`` a batch (but one group)."""
     widths = [len(group.tree.ids) for group in groups]
     batch: list[int] = []
     total = 0

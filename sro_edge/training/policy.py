@@ -51,7 +51,7 @@ class Policy:
         origin = adapter_base(adapter) if adapter.is_file() else self.base
         self.tokenizer = _load_tokenizer(self.base)
         device = processes.device()
-        self.bf16 = _multiplies_bf16(device) if config.bf16 is None else config.bf16
+        self.bf16 = multiplies_bf16(device) if config.bf16 is None else config.bf16
         shape = _load_shape(origin)
         self.lora = config.lora
         if self.lora is None:
@@ -78,13 +78,20 @@ class Policy:
         if adapter.is_file() or not self.lora:
             self.freeze_reference()
         self.use_template(self.template)
+        self.pass_tokens = config.micro_batch_tokens or self._fitting_tokens()
         self.trees = keeps_to_branches(self.model)
+        self._window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        self.guesses = self.trees and not self._window
         self.learning_rate = config.learning_rate or (2e-4 if self.lora else 3e-5)
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:
         """The parameters that are trained."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW over what is trained, without weight decay: the reference is the regulariser."""
+        return torch.optim.AdamW(self.trained, lr=self.learning_rate, weight_decay=0.0, fused=True)
 
     def use_template(self, template: PromptTemplate) -> None:
         """Ask with ``template``."""
@@ -120,10 +127,16 @@ class Policy:
         """Prompts with their answers, as the model can take them."""
         return pack(groups, self.prompter.pad, shared=self._takes_trees(groups))
 
+    def _fitting_tokens(self) -> int:
+        """On a CPU a small model, whose weights are cast for every pass, gains by long ones."""
+        if self.model.device.type != "cpu":
+            return 4096
+        return 256 if self.lora else 1024
+
     def _takes_trees(self, groups: Sequence[Group]) -> bool:
         """Whether the model, given a mask of its own, keeps to it, and loses no window by it."""
-        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        return self.trees and (not window or max(max(g.tree.positions) for g in groups) < window)
+        deepest = max(max(group.tree.positions) for group in groups)
+        return self.trees and (not self._window or deepest < self._window)
 
     def logprobs(self, packed: Packed) -> torch.Tensor:
         """log pi(answer | prompt) of each answer, (R,), with gradient; dropout off."""
@@ -153,7 +166,7 @@ class Policy:
         return out
 
 
-def _multiplies_bf16(device: torch.device) -> bool:
+def multiplies_bf16(device: torch.device) -> bool:
     """Whether the processor itself multiplies in bf16; where that is emulated, fp32 is faster."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

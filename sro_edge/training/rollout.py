@@ -1,8 +1,10 @@
 """The rollout: K sampled paraphrases of each comment, in eval mode, and their token sequences.
 
 One prefill a comment, its cache then shared out to the K samples; rows that have ended leave the
-batch. Every sample draws from a random stream of its own (seed, comment, k), so it is the same in
-any batch, on any number of processes and after any resumption.
+batch. A rewrite keeps most words of its comment, so the comment is the draft of the answer: tokens
+are guessed and verified in one step, which changes no sample. Every sample draws from a random
+stream of its own (seed, comment, k), so it is the same in any batch, on any number of processes and
+after any resumption.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from torch.nn import functional as F
 from transformers import DynamicCache
 
+from sro_edge.lookup import Draft
 from sro_edge.prompt import PromptTemplate
 from sro_edge.training.packing import scoring
 from sro_edge.training.tokens import tokenize_with
+
+_GUESSES = 6  # tokens that are guessed for a row in one step, at most
+_STEP_TOKENS = {"cpu": 192}  # of all rows; more cost more than the steps they save
+_STEP_TOKENS_ELSEWHERE = 1024
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Leader(Protocol):
 
     model: Any
     prompter: Prompter
+    guesses: bool  # whether tokens of its cache can be masked out again
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision the model computes in."""
@@ -99,32 +106,26 @@ def rollout(
     """
     per_comment = samples if temperature else 1
     prompter = policy.prompter
-    lengths = [len(prompter.answer(c)) for c in comments]
-    limits = [min(max_new_tokens, int(1.5 * n) + 16) for n in lengths for _ in range(per_comment)]
-    if temperature:
-        noise = _noise(comments, samples, max(limits), seed).to(policy.model.device)
-    answers: list[list[int]] = [[] for _ in limits]
+    answers = []
+    for comment in comments:
+        echo = prompter.answer(comment)
+        limit = min(max_new_tokens, int(1.5 * len(echo)) + 16)
+        answers += [_Answer(echo, limit) for _ in range(per_comment)]
+    longest = max(answer.limit for answer in answers)
+    noise = _noise(comments, samples, longest, seed) if temperature else torch.empty(0)
     training = policy.model.training
     policy.model.eval()
     with policy.autocast():
         state = _Decoding(policy, comments, per_comment)
-        while len(state.rows):
-            if temperature:
-                p = (state.logits.float() / temperature).softmax(-1)
-                tokens = _inverse_cdf(p, noise[state.rows.to(noise.device), state.step])
-            else:
-                tokens = state.logits.argmax(-1)
-            going = []
-            for row, token in zip(state.rows.tolist(), tokens.tolist(), strict=True):
-                answers[row].append(token)
-                going.append(token != prompter.eos and len(answers[row]) < limits[row])
-            state.advance(tokens, going)
+        while state.rows:
+            tokens = _draw(state, answers, noise, temperature)
+            state.advance(answers, tokens)
     policy.model.train(training)
     found = []
-    for row, ids in enumerate(answers):
+    for row, answer in enumerate(answers):
         i = row // per_comment
-        text = prompter.restore(ids, comments[i])
-        found.append(Sample(i, tuple(ids), text, ids[-1] == prompter.eos))
+        text = prompter.restore(answer.ids, comments[i])
+        found.append(Sample(i, tuple(answer.ids), text, answer.ids[-1] == prompter.eos))
     return found
 
 
@@ -148,60 +149,118 @@ def greedy_answers(
     return [found[i] for i in range(len(comments))]
 
 
+class _Answer:
+    """An answer as it grows, and the guesses how it goes on that are being verified."""
+
+    def __init__(self, echo: Sequence[int], limit: int) -> None:
+        self.ids: list[int] = []
+        self.limit, self._end = limit, echo[-1]
+        self.guesses: list[int] = []
+        self._draft = Draft(list(echo))
+
+    def guess(self, most: int) -> list[int]:
+        """What to feed next: the last token, and guesses of those after it."""
+        self.guesses = self._draft.guess(min(most, self.limit - len(self.ids) - 1))
+        return [self.ids[-1], *self.guesses]
+
+    def take(self, tokens: Sequence[int]) -> int:
+        """Append ``tokens``, as many as came where what was before them had been guessed."""
+        for taken, token in enumerate(tokens, 1):
+            self.ids.append(token)
+            self._draft.follow(token)
+            if self.ended or self.guesses[taken - 1 : taken] != [token]:
+                break
+        return taken
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end token or its limit."""
+        return self.ids[-1] == self._end or len(self.ids) == self.limit
+
+
 class _Decoding:
-    """The rows still going, and the model's state after their last token.
+    """The rows still going, and the model's state after what was fed last.
 
     Attributes:
-        rows: (R,), which of the answers each is.
-        logits: (R, V), of their next token.
-        step: tokens of each so far.
+        rows: R of the answers.
+        widths: tokens fed for each last.
+        logits: (sum of ``widths``, V), of the token after each.
     """
 
     def __init__(self, policy: Leader, comments: Sequence[str], per_comment: int) -> None:
         """Read the prompts, padded left, and share each one's cache out to its samples."""
-        self.model, pad = policy.model, policy.prompter.pad
+        self.model, self.pad = policy.model, policy.prompter.pad
+        self.device = policy.model.device
+        self.budget = _STEP_TOKENS.get(self.device.type, _STEP_TOKENS_ELSEWHERE)
+        self.budget *= policy.guesses
         prompts = [policy.prompter.prompt(c) for c in comments]
         width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
+        ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        self.step = 0
-        self.logits = torch.empty(0)
-        self.rows = torch.arange(len(prompts) * per_comment)
-        self.mask = mask.to(self.model.device)
+        self.mask = mask[:, :0]  # (R, T), of the tokens that the cache holds
         self.cache = DynamicCache(config=self.model.config)
-        self._forward(ids.to(self.model.device))
-        self._keep(self.rows // per_comment)
+        self._forward(ids, mask, [width * (row + 1) - 1 for row in range(len(prompts))])
+        self.rows = list(range(len(prompts) * per_comment))
+        self.widths = [1] * len(self.rows)
+        places = torch.arange(len(self.rows)) // per_comment
+        self.logits = self.logits[places.to(self.device)]
+        self._keep(places)
 
-    def advance(self, tokens: torch.Tensor, going: Sequence[bool]) -> None:
-        """Append ``tokens`` (R,) and predict the next ones of the rows that are ``going`` on."""
-        self.step += 1
-        if not all(going):
-            kept = torch.tensor(going).nonzero().flatten()
-            self.rows = self.rows[kept]
-            if not len(kept):
+    def advance(self, answers: Sequence[_Answer], tokens: Sequence[int]) -> None:
+        """Give ``tokens`` (sum of ``widths``,) to the answers, and read on in those still going."""
+        start, fed = 0, self.mask.shape[1] - max(self.widths)
+        for i, (row, width) in enumerate(zip(self.rows, self.widths, strict=True)):
+            taken = answers[row].take(tokens[start : start + width])
+            if width > 1:
+                self.mask[i, fed + taken :] = 0  # wrong guesses stay in the cache, unseen
+            start += width
+        kept = [i for i, row in enumerate(self.rows) if not answers[row].ended]
+        if len(kept) < len(self.rows):
+            self.rows = [self.rows[i] for i in kept]
+            if not kept:
                 return
-            tokens = tokens[kept.to(tokens.device)]
-            self._keep(kept)
-        self.mask = F.pad(self.mask, (0, 1), value=1)
-        self._forward(tokens.unsqueeze(1))
+            self._keep(torch.tensor(kept))
+        most = max(0, min(_GUESSES, self.budget // len(self.rows) - 1))
+        parts = [answers[row].guess(most) for row in self.rows]
+        self.widths = [len(part) for part in parts]
+        width = max(self.widths)
+        ids = torch.tensor([part + [self.pad] * (width - len(part)) for part in parts])
+        seen = torch.tensor([[1] * n + [0] * (width - n) for n in self.widths])
+        places = [width * i + p for i, n in enumerate(self.widths) for p in range(n)]
+        self._forward(ids, seen, places)
 
     def _keep(self, places: torch.Tensor) -> None:
-        places = places.to(self.model.device)
-        self.cache.reorder_cache(places)  # an index selection, so that it may also repeat or drop
-        self.mask, self.logits = self.mask[places], self.logits[places]
+        """Go on with the rows at ``places``, which may also repeat."""
+        self.cache.reorder_cache(places.to(self.device))
+        self.mask = self.mask[places]
 
-    def _forward(self, ids: torch.Tensor) -> None:
-        positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
-        rows, width = ids.shape
-        ends = torch.arange(1, rows + 1, device=ids.device) * width - 1
-        with scoring(self.model, ends):
+    def _forward(self, ids: torch.Tensor, seen: torch.Tensor, places: Sequence[int]) -> None:
+        """Read ``ids`` (R, W), of which ``seen`` (R, W) are tokens; logits at ``places``."""
+        self.mask = torch.cat([self.mask, seen], 1)
+        positions = (self.mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        with scoring(self.model, torch.tensor(places, device=self.device)):
             self.logits = self.model(
-                input_ids=ids,
-                attention_mask=self.mask,
-                position_ids=positions[:, -width:],
+                input_ids=ids.to(self.device),
+                attention_mask=self.mask.to(self.device),
+                position_ids=positions.to(self.device),
                 past_key_values=self.cache,
                 use_cache=True,
             ).logits[0]
+
+
+def _draw(
+    state: _Decoding, answers: Sequence[_Answer], noise: torch.Tensor, temperature: float
+) -> list[int]:
+    """The token after each that was fed: the likeliest, or by the answer's own random numbers."""
+    if not temperature:
+        greedy: list[int] = state.logits.argmax(-1).tolist()
+        return greedy
+    fed = zip(state.rows, state.widths, strict=True)
+    spots = [(row, len(answers[row].ids) + i) for row, width in fed for i in range(width)]
+    u = noise[tuple(torch.tensor(spots).T)].to(state.device)
+    p = (state.logits.float() / temperature).softmax(-1)
+    drawn: list[int] = _inverse_cdf(p, u).tolist()
+    return drawn
 
 
 def _noise(comments: Sequence[str], samples: int, steps: int, seed: str | int) -> torch.Tensor:

@@ -102,7 +102,7 @@ def _fit(
     journal: Journal,
 ) -> dict[str, Any]:
     """The training loop; returns its state at the end."""
-    optimizer = torch.optim.AdamW(policy.trained, lr=policy.learning_rate, weight_decay=0.0)
+    optimizer = policy.optimizer()
 
     def look(state: dict[str, Any]) -> dict[str, float]:
         found = answer_all(policy, held_out, max_new_tokens=config.max_new_tokens)

@@ -62,8 +62,7 @@ def sro_backward(
     plans = list(_plans(policy, comments, samples, weights, config))
     total: Counter[str] = Counter()
     groups = [plan.group for plan in plans]
-    device = policy.model.device.type
-    for places in micro_batches(groups, config.micro_batch_tokens, device):
+    for places in micro_batches(groups, policy.pass_tokens):
         part = [plans[i] for i in places]
         loss, sums = _part_loss(policy, part, weights, config)
         backward(loss / len(samples))

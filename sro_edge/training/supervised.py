@@ -52,7 +52,7 @@ def train_on_pairs(
     folder = run / FOLDER
     weights = folder / "weights.safetensors"
     steps = pair_steps(pairs, config)
-    optimizer = torch.optim.AdamW(policy.trained, lr=policy.learning_rate, weight_decay=0.0)
+    optimizer = policy.optimizer()
     writes = processes.is_main()
     if writes:
         asked = {"policy": policy.base, "config": asdict(config)}
@@ -102,8 +102,7 @@ def _step(
     own = sum(len(group.answers[0]) for group in groups)
     tokens = sum(processes.gather([own]))
     total = 0.0
-    device = policy.model.device.type
-    for places in micro_batches(groups, config.micro_batch_tokens, device):
+    for places in micro_batches(groups, policy.pass_tokens):
         packed = policy.pack([groups[i] for i in places])
         loss = -policy.logprobs(packed).sum() / tokens
         (loss * processes.count()).backward()  # the gradients are averaged below
