@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from itertools import chain
 from typing import Any
 
@@ -189,11 +190,14 @@ def answer_logprobs(model: Any, packed: Packed) -> torch.Tensor:
 
 @torch.no_grad()
 def keeps_to_branches(model: Any) -> bool:
-    """Whether what an answer scores stays the same beside another answer in its tree.
+    """Whether an answer scores the same, to the last bit, beside any other answer of its length.
 
-    It does not where a model has no mask of attention to keep to, such as a state-space model, or
-    makes its own.
+    It does not where a model has no mask of attention to keep to, such as a state-space model or
+    one with convolutions, or makes its own; nor where places count in the place of positions.
     """
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "position_ids" not in signature(own.forward).parameters:
+        return False
     ids = [i % model.get_input_embeddings().weight.shape[0] for i in range(5, 17)]
     scores = []
     try:
@@ -202,7 +206,7 @@ def keeps_to_branches(model: Any) -> bool:
             scores.append(answer_logprobs(model, packed)[1])
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return False
-    return bool(torch.allclose(*scores, atol=1e-4))
+    return torch.equal(*scores)
 
 
 @contextmanager

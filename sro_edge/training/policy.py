@@ -28,7 +28,7 @@ from sro_edge.training.packing import (
     keeps_to_branches,
     pack,
 )
-from sro_edge.training.rollout import Prompter
+from sro_edge.training.rollout import Prompter, decodes
 from sro_edge.training.templates import adapt_tokenizer
 
 LORA_FROM = 50_000_000  # parameters from which LoRA is the default
@@ -79,6 +79,12 @@ class Policy:
             self.freeze_reference()
         self.use_template(self.template)
         self.pass_tokens = config.micro_batch_tokens or self._fitting_tokens()
+        if not decodes(self.model, self.prompter.pad):
+            raise ModelError(
+                f"the policy {base} ({self.model.config.model_type}) cannot continue padded "
+                "prompts from its cache as training needs it; give a model with attention, such as "
+                "Llama, Qwen or Gemma"
+            )
         self.trees = keeps_to_branches(self.model)
         self._window = getattr(self.model.config.get_text_config(), "sliding_window", None)
         self.guesses = self.trees and not self._window
@@ -303,7 +309,7 @@ def _switch_off_dropout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        if hasattr(module, "attention_dropout"):
+        if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
 
 

@@ -248,6 +248,35 @@ class _Decoding:
             ).logits[0]
 
 
+@torch.no_grad()
+def decodes(model: Any, pad: int) -> bool:
+    """Whether a padded prompt and a token after it predict what they do when read at once."""
+    ids = torch.arange(5, 10).remainder(model.get_input_embeddings().weight.shape[0])
+    rows = torch.stack([ids, torch.cat([torch.full((2,), pad), ids[2:]])]).to(model.device)
+    mask = torch.ones_like(rows)
+    mask[1, :2] = 0
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    training = model.training
+    model.eval()
+    cache, logits = DynamicCache(config=model.config), torch.empty(0)
+    for part in (slice(0, 4), slice(4, 5)):
+        logits = model(
+            input_ids=rows[:, part],
+            attention_mask=mask[:, : part.stop],
+            position_ids=positions[:, part],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+    whole = [
+        model(input_ids=r[None].to(model.device), use_cache=False).logits[0, -1]
+        for r in (ids, ids[2:])
+    ]
+    model.train(training)
+    expected = torch.stack(whole).float()
+    wrong = (logits.float() - expected).norm()
+    return bool(wrong < 0.1 * (expected - expected.mean()).norm())
+
+
 def _draw(
     state: _Decoding, answers: Sequence[_Answer], noise: torch.Tensor, temperature: float
 ) -> list[int]:
