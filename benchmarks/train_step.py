@@ -6,17 +6,16 @@
 A step is rollout, verdicts and update. `loop` is the released notebook's loop, written correctly:
 one comment at a time, a second full model as the reference, fp32. `trl` is its Online DPO trainer
 (two samples a comment) with the follower as the reward. Rivals run A B A B on the same comments;
-the median of the ratios counts. Peak memory is that of one process a rival, with LoRA on all sides;
-what the libraries and the screener take before a policy is there is given apart. On a GPU the model
-FLOP utilisation of the update is printed as well. With --part only that part is run anew and put
-into --out beside the other. The last line on stdout is one JSON object.
+the median of the ratios counts. Peak memory is that of one process a rival, with LoRA on all sides,
+as a whole (``peak_mb``) and without what the imported libraries take (``net_mb``). On a GPU the
+model FLOP utilisation of the update is printed as well. With --part only that part is run anew and
+put into --out beside the other. The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,191 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import train_rivals
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from train_rivals import BATCH, Rival, loop, ours, trl
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from sro_edge.machine import describe_machine
 from sro_edge.training.config import SROConfig
-from sro_edge.training.follower import Classifier, Follower
-from sro_edge.training.objective import sro_loss
-from sro_edge.training.packing import Group
 from sro_edge.training.piles import read_texts
 from sro_edge.training.policy import Policy
-from sro_edge.training.rollout import rollout
-from sro_edge.training.runs import model_folder, stored_thresholds
-from sro_edge.training.step import sro_backward
+from sro_edge.training.runs import model_folder
 
-BATCH, LIMIT, ROUNDS = 16, 48, 3
+ROUNDS = 3
 SHAPES = {
     "smollm2-135m": (49_152, 576, 30, 9, 3, 1536),
     "qwen2.5-0.5b": (151_936, 896, 24, 14, 2, 4864),
 }
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "4090": 165e12}
-
-_clock = time.perf_counter
-Rival = Callable[[Sequence[str]], float]  # works through the comments; seconds that took
-
-
-def ours(
-    folder: str, follower: Follower, samples: int, lora: bool, spent: dict[str, float]
-) -> Rival:
-    """A closure that trains as `sro-edge train` does; adds to ``spent`` where the time went."""
-    config = SROConfig(lora=lora, samples=samples, max_new_tokens=LIMIT, comments=BATCH)
-    policy = Policy(folder, config)
-    optimizer = torch.optim.AdamW(policy.trained, lr=1e-6)
-
-    def run(comments: Sequence[str]) -> float:
-        began = mark = _now()
-
-        def lap(name: str) -> None:
-            nonlocal mark
-            spent[name] = spent.get(name, 0.0) + _now() - mark
-            mark = _now()
-
-        for start in range(0, len(comments), BATCH):
-            batch = comments[start : start + BATCH]
-            drawn = rollout(policy, batch, samples=samples, max_new_tokens=LIMIT, seed=start)
-            lap("rollout")
-            seen = follower.verdicts(
-                [batch[s.comment] for s in drawn],
-                [s.text for s in drawn],
-                [s.finished for s in drawn],
-            )
-            lap("verdicts")
-            sro_backward(policy, batch, drawn, seen, config)
-            torch.nn.utils.clip_grad_norm_(policy.trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            lap("update")
-            for i, comment in enumerate(batch):
-                answers = {s.ids for s in drawn if s.comment == i}
-                width = Group(policy.prompter.prompt(comment), list(answers)).width
-                spent["tokens"] = spent.get("tokens", 0) + width
-        return mark - began
-
-    return run
-
-
-def loop(folder: str, follower: Follower, samples: int, lora: bool) -> Rival:
-    """The notebook's loop: generate, judge, score, step; a comment at a time, in fp32."""
-    policy = Policy(folder, SROConfig(lora=lora, bf16=False))
-    prompter, model = policy.prompter, policy.model
-    policy._reference = None  # the copy that full fine-tuning keeps: the second model stands for it
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    reference.to(model.device).eval()
-    optimizer = torch.optim.AdamW(policy.trained, lr=1e-6)
-
-    def logp(scorer: Any, prompt: list[int], answer: Sequence[int]) -> torch.Tensor:
-        ids = torch.tensor([[*prompt, *answer]], device=model.device)
-        logits = scorer(ids).logits[0, len(prompt) - 1 : -1]
-        return -F.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum")
-
-    def ratio(prompt: list[int], answer: Sequence[int]) -> torch.Tensor:
-        with torch.no_grad():
-            base = logp(reference, prompt, answer)
-        return logp(model, prompt, answer) - base
-
-    def run(comments: Sequence[str]) -> float:
-        began = _now()
-        for comment in comments:
-            prompt = prompter.prompt(comment)
-            limit = min(LIMIT, int(1.5 * len(prompter.answer(comment))) + 16)
-            drawn = _generate(policy, prompt, limit, samples)
-            texts = [prompter.restore(ids, comment) for ids in drawn]
-            ended = [ids[-1] == prompter.eos for ids in drawn]
-            passed = follower.verdicts([comment] * samples, texts, ended).passed
-            r_y = torch.stack([ratio(prompt, ids) for ids in drawn])
-            r_x = ratio(prompt, prompter.answer(comment)) if passed.any() else r_y[0].detach()
-            weight = passed.float().to(r_y.device)
-            sro_loss(r_y, r_x, weight).losses.mean().backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return _now() - began
-
-    return run
-
-
-@torch.no_grad()
-def _generate(policy: Policy, prompt: list[int], limit: int, samples: int) -> list[list[int]]:
-    eos = policy.prompter.eos
-    policy.model.eval()
-    ids = torch.tensor([prompt], device=policy.model.device)
-    out = policy.model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=True,
-        top_k=0,
-        max_new_tokens=limit,
-        num_return_sequences=samples,
-        pad_token_id=policy.prompter.pad,
-        eos_token_id=eos,
-    )[:, len(prompt) :].tolist()
-    policy.model.train()
-    return [row[: row.index(eos) + 1] if eos in row else row for row in out]
-
-
-def trl(folder: str, follower: Follower, lora: bool) -> Rival:
-    """trl's Online DPO trainer with its own defaults, the follower as the reward."""
-    import warnings
-
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import TrainerCallback
-    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
-
-    warnings.filterwarnings("ignore")
-    opened = Policy(folder, SROConfig(lora=False, bf16=False))
-    template, tokenizer, model = opened.template, opened.tokenizer, opened.model
-    opened._reference = None
-    tokenizer.chat_template = None
-
-    def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-        body = [p.removeprefix(template.prefix).removesuffix(template.suffix) for p in prompts]
-        seen = follower.verdicts(body, completions, [True] * len(body))
-        return (seen.passed.float() - 0.01 * seen.toxicity).tolist()  # no ties
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.began = _now()
-
-        def on_train_end(self, *_: Any, **__: Any) -> None:
-            self.seconds = _now() - self.began
-
-    def run(comments: Sequence[str]) -> float:
-        clock = Clock()
-        texts = [template.lead + template.normalise(c) for c in comments]
-        prompts = [{"prompt": template.prefix + t + template.suffix} for t in texts]
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = OnlineDPOTrainer(
-                model,
-                reward_funcs=reward,
-                args=OnlineDPOConfig(
-                    folder,
-                    per_device_train_batch_size=BATCH,
-                    num_train_epochs=1,
-                    max_new_tokens=LIMIT,
-                    temperature=1.0,
-                    learning_rate=1e-6,
-                    gradient_checkpointing=False,
-                    use_cpu=not torch.cuda.is_available(),
-                    save_strategy="no",
-                    logging_strategy="no",
-                    report_to=[],
-                    disable_tqdm=True,
-                ),
-                train_dataset=Dataset.from_list(prompts),
-                processing_class=tokenizer,
-                peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
-                if lora
-                else None,
-                callbacks=[clock],
-            )
-            trainer.train()
-        return clock.seconds
-
-    return run
 
 
 def race(rivals: dict[str, Rival], comments: Sequence[str]) -> dict[str, Any]:
@@ -241,7 +73,7 @@ def peak_memory(options: argparse.Namespace) -> dict[str, Any]:
             command += ["--screener", options.screener, "--toxic", str(options.toxic)]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found[name] = json.loads(out.splitlines()[-1])
-    for kind in ("peak_mb", "policy_mb"):
+    for kind in ("peak_mb", "net_mb"):
         figures = {name: found[name][kind] for name in ("loop", "trl", "ours")}
         found[f"ratio_{kind}"] = {
             rival: round(figures["ours"] / figures[rival], 3) for rival in ("loop", "trl")
@@ -268,31 +100,28 @@ def _random_model(options: argparse.Namespace, folder: str) -> None:
         (Path(folder) / file).write_bytes((source / file).read_bytes())
 
 
-def _measure_one(options: argparse.Namespace, follower: Follower, comments: list[str]) -> None:
+def _measure_one(options: argparse.Namespace, comments: list[str]) -> None:
     """In a process of its own: one step of one rival, then the peak."""
-    folder = model_folder(options.policy)
-    follower.verdicts(comments, comments, [True] * len(comments))  # the screener's own peak
-    before = _peak_mb()
+    folder, screener = model_folder(options.policy), options.screener
+    before = _memory_mb(peak=False)
     make: dict[str, Callable[[], Rival]] = {
-        "ours": lambda: ours(folder, follower, 1, True, {}),
-        "loop": lambda: loop(folder, follower, 1, True),
-        "trl": lambda: trl(folder, follower, True),
+        "ours": lambda: ours(folder, screener, 1, True, {}),
+        "loop": lambda: loop(folder, screener, 1, True),
+        "trl": lambda: trl(folder, screener, True),
     }
     make[options.only]()(comments[: 2 if options.only == "loop" else BATCH])
-    peak = _peak_mb()
-    print(json.dumps({"peak_mb": round(peak), "policy_mb": round(peak - before)}))
+    peak = _memory_mb(peak=True)
+    print(json.dumps({"peak_mb": round(peak), "net_mb": round(peak - before)}))
 
 
-def _peak_mb() -> float:
+def _memory_mb(*, peak: bool) -> float:
+    """Of the GPU, else resident; rusage would count what the parent held when it forked."""
     if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated()) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return _clock()
+        cuda = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
+        return float(cuda()) / 2**20
+    name = "VmHWM:" if peak else "VmRSS:"
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index(name) + 1]) / 1024
 
 
 def shares(spent: dict[str, float], parameters: int, lora: bool) -> dict[str, Any]:
@@ -313,7 +142,7 @@ def shares(spent: dict[str, float], parameters: int, lora: bool) -> dict[str, An
     return found
 
 
-def speed(options: argparse.Namespace, follower: Follower, comments: list[str]) -> dict[str, Any]:
+def speed(options: argparse.Namespace, comments: list[str]) -> dict[str, Any]:
     """The races, and where our time went."""
     folder, lora = model_folder(options.policy), options.lora
     spent: dict[str, float] = {}
@@ -321,13 +150,19 @@ def speed(options: argparse.Namespace, follower: Follower, comments: list[str]) 
     for samples in (1, 4):
         races[f"loop, {samples} a comment"] = race(
             {
-                "loop": loop(folder, follower, samples, lora),
-                "ours": ours(folder, follower, samples, lora, spent if samples == 4 else {}),
+                "loop": loop(folder, options.screener, samples, lora),
+                "ours": ours(
+                    folder, options.screener, samples, lora, spent if samples == 4 else {}
+                ),
             },
             comments,
         )
     races["trl Online DPO, 2 a comment"] = race(
-        {"trl": trl(folder, follower, lora), "ours": ours(folder, follower, 2, lora, {})}, comments
+        {
+            "trl": trl(folder, options.screener, lora),
+            "ours": ours(folder, options.screener, 2, lora, {}),
+        },
+        comments,
     )
     parameters = Policy(folder, SROConfig(lora=False)).model.num_parameters()
     return {
@@ -341,25 +176,21 @@ def speed(options: argparse.Namespace, follower: Follower, comments: list[str]) 
 
 def main() -> None:
     """Race the rivals, measure their memory, print the tables."""
-    global _clock
     options = _options()
     if options.cpu_time:
-        _clock = time.process_time
+        train_rivals.clock = time.process_time
         torch.set_num_threads(1)
-    follower = Follower(
-        Classifier.load(model_folder(options.screener)), stored_thresholds(options.screener)
-    )
     comments = [t for t in dict.fromkeys(read_texts([options.toxic])) if len(t) < 200]
     comments = comments[: options.comments // BATCH * BATCH]
     if options.only:
-        return _measure_one(options, follower, comments)
+        return _measure_one(options, comments)
     old = options.out and options.out.exists() and json.loads(options.out.read_text())
     result: dict[str, Any] = (old if options.part else None) or {"benchmark": "train_step"}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     threads = {"threads": torch.get_num_threads(), "gpu": gpu}
     result |= {"date": time.strftime("%Y-%m-%d"), "machine": describe_machine() | threads}
     if options.part != "memory":
-        result |= speed(options, follower, comments)
+        result |= speed(options, comments)
     if options.part != "speed":
         result["memory"] = peak_memory(options)
     show(result)

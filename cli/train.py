@@ -88,7 +88,9 @@ def train(
 
     Needs toxic comments only: no pairs. LoRA for pretrained models, full fine-tuning for small
     ones; CPU or GPU, whichever is there. A share of the comments is held out; on these, --judge
-    picks the step that is kept and stops a run that no longer gets better.
+    picks the step that is kept and stops a run that no longer gets better. Several GPUs train
+    together under accelerate launch, and so do several processes on CPUs (last example; its own
+    --cpu starts only one).
 
     The run folder holds the model, metrics.jsonl, curves.png, held_out.jsonl,
     rewrites.csv (ten of these before and after) and run.json. A killed run goes on with --resume.
@@ -98,7 +100,8 @@ def train(
       sro-edge train --policy Qwen/Qwen3-0.6B --screener runs/screener \\
           --judge runs/judges --toxic comments.csv --column body -o runs/sro
       sro-edge train --recipe recipes/default_bundle.toml
-      accelerate launch --num_processes 2 -m sro_edge.cli train \\
+      accelerate launch --multi_gpu --num_processes 2 --num_machines 1 \\
+          --mixed_precision no --dynamo_backend no -m sro_edge.cli train \\
           --recipe recipes/default_bundle.toml
     """
     config = build_config(SROConfig, settings)
@@ -174,7 +177,7 @@ def _follower(
     from sro_edge.training import processes
     from sro_edge.training.follower import Classifier, Follower
     from sro_edge.training.policy import multiplies_bf16
-    from sro_edge.training.runs import model_folder, stored_thresholds
+    from sro_edge.training.runs import measured_error, model_folder, stored_thresholds
     from sro_edge.training.sanity import passing_share
 
     bf16 = multiplies_bf16(processes.device()) if config.bf16 is None else config.bf16
@@ -191,6 +194,11 @@ def _follower(
             f"{pile.duplicates:,} duplicates dropped",
             f"the screener passes {share:.1%} of the comments as they are",
         ]
+        if (error := measured_error(screener)) and not config.screener_error:
+            lines.append(
+                f"its run measured {error:.1%} of its verdicts wrong: --screener-error {error:g} "
+                "weighs them so"
+            )
         if not judged:
             lines.append("without --judge the last step is kept, and nothing stops early")
         click.echo("\n".join(lines), err=True)

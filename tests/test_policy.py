@@ -13,6 +13,14 @@ import torch
 import transformers
 from toy_families import FAMILIES, write_family
 from toy_models import ABOUT, values
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Lfm2Config,
+    MistralConfig,
+    MptConfig,
+    RwkvConfig,
+)
 
 from sro_edge.errors import MissingExtraError, ModelError
 from sro_edge.export.gguf_writer import write_gguf
@@ -30,6 +38,7 @@ from sro_edge.training.step import sro_backward
 COMMENTS = ["what a stupid idea , only an idiot would say this", "people like you never listen"]
 ANSWERS = ["what an idea", "people never listen"]
 CONFIG = SROConfig(lora=True, lora_rank=4, learning_rate=1e-2, bf16=False, seed=3)
+FULL = dataclasses.replace(CONFIG, lora=False)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +212,61 @@ def test_a_four_bit_base_trains(folders: dict[str, Path], monkeypatch: pytest.Mo
     policy = Policy(folders["llama"], config)
     assert any(p.dtype == torch.uint8 for p in policy.model.parameters())
     assert math.isfinite(train_one_step(policy))
+
+
+def write_model(folder: Path, source: Path, config: Any) -> Path:
+    """A random model of ``config`` with the tokenizer of ``source``."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    config.vocab_size = len(tokenizer)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+APART = {
+    "convolutions": Lfm2Config(
+        **SMALL, num_key_value_heads=2, intermediate_size=64, layer_types=["conv", "full_attention"]
+    ),
+    "distances by place": MptConfig(d_model=32, n_layers=2, n_heads=2),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_models_that_see_across_branches_get_rows_apart(
+    kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    policy = Policy(write_model(tmp_path, folders["llama"], APART[kind]), FULL)
+    assert not policy.trees
+    assert not policy.guesses
+    prompter = policy.prompter
+    groups = [Group(prompter.prompt(c), [prompter.answer(a) for a in ANSWERS]) for c in COMMENTS]
+    with torch.no_grad():
+        together = policy.logprobs(policy.pack(groups))
+        alone = [policy.logprobs(policy.pack([g])) for group in groups for g in group.apart()]
+        leaking = policy.logprobs(pack(groups, prompter.pad))
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+    assert not torch.equal(leaking, together)
+    assert math.isfinite(train_one_step(policy))
+
+
+def test_a_window_shorter_than_a_text_gets_rows_apart(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = MistralConfig(**SMALL, num_key_value_heads=2, intermediate_size=64, sliding_window=6)
+    policy = Policy(write_model(tmp_path, folders["llama"], config), FULL)
+    short, long = Group([5, 6], [[7, 1], [8, 1]]), Group(range(5, 15), [[7, 1], [8, 1]])
+    assert policy.pack([short]).inputs["attention_mask"].dim() == 4
+    assert policy.pack([short, long]).inputs["attention_mask"].dim() == 2
+    assert not policy.guesses
+
+
+def test_a_model_without_a_cache_of_attention_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = RwkvConfig(hidden_size=32, num_hidden_layers=2)
+    with pytest.raises(ModelError, match=r"\(rwkv\) cannot continue padded prompts"):
+        Policy(write_model(tmp_path, folders["llama"], config), FULL)
 
 
 def test_an_encoder_decoder_model_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:

@@ -192,3 +192,27 @@ def test_greedy_is_what_the_model_generates(policy: Policy) -> None:
             prompt, max_new_tokens=12, do_sample=False, pad_token_id=policy.prompter.pad
         )[0, prompt.shape[1] :].tolist()
         assert list(sample.ids) == theirs
+
+
+def test_guesses_change_no_sample_and_save_steps(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    policy.model.register_forward_hook(lambda *_: passes.append(1))
+    assert policy.guesses
+
+    def draw(guesses: bool, **options: float) -> tuple[list[tuple[int, ...]], int]:
+        policy.guesses = guesses
+        passes.clear()
+        found = rollout(policy, SENTENCES, samples=3, max_new_tokens=20, **options)  # type: ignore[arg-type]
+        return [s.ids for s in found], len(passes)
+
+    sampled = draw(False)[0]
+    assert draw(True)[0] == sampled  # the comment is a poor draft of a random model's answers
+    greedy, steps = draw(False, temperature=0)
+    answers = dict(zip(SENTENCES, greedy, strict=True))
+    eos = policy.prompter.eos
+    monkeypatch.setattr(policy.prompter, "answer", lambda c: (*answers[c][:20], eos))
+    again, fewer = draw(True, temperature=0)
+    assert [ids[: len(ids)] for ids in again] == greedy
+    assert fewer < steps / 2

@@ -22,6 +22,7 @@ from sro_edge.training.follower import Classifier, Follower
 from sro_edge.training.lexicon import clean_words, mine_lexicon
 from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.piles import Labelled, clean_sentences, words
+from sro_edge.training.runs import measured_error
 from sro_edge.training.screener import LABELS, train_screener
 from sro_edge.training.warm_start import Piles, load_small, warm_start
 
@@ -146,6 +147,49 @@ def test_flip_rate_turns_verdicts_round(follower: Follower) -> None:
     assert 1 <= some.sum() < more.sum() < 45
     assert torch.equal(some & more, some)  # a screener that is worse errs where a better one did
     assert torch.equal(flipped(0.1), some)  # and on the same texts each time
+
+
+def test_a_comment_is_screened_once(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    judge = follower.classifier.judge
+    monkeypatch.setattr(
+        follower.classifier, "judge", lambda texts: asked.extend(texts) or judge(texts)
+    )
+    fresh = Follower(follower.classifier, follower.thresholds)
+    comments, answers = [TOXIC[0], TOXIC[0], TOXIC[1]], [CLEAN[0], TOXIC[0], CLEAN[0]]
+    first = fresh.verdicts(comments, answers, [True] * 3)
+    assert sorted(asked) == sorted([TOXIC[0], TOXIC[1], CLEAN[0]])
+    asked.clear()
+    again = fresh.verdicts(comments, answers, [True] * 3)
+    assert asked == [CLEAN[0]]
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_bf16_moves_scores_by_little(screener_run: Path) -> None:
+    full = Classifier.load(screener_run / "model").judge(TOXIC + CLEAN)
+    half = Classifier.load(screener_run / "model", bf16=True).judge(TOXIC + CLEAN)
+    assert not torch.equal(full.toxicity, half.toxicity)
+    for one, other in zip(full, half, strict=True):
+        torch.testing.assert_close(one, other, atol=0.02, rtol=0)
+
+
+def test_the_error_of_a_screener_is_what_its_run_measured(
+    screener_run: Path, tmp_path: Path
+) -> None:
+    record = json.loads((screener_run / "run.json").read_text())
+    report = {"all": {"accuracy": 0.875}}
+    for name, metrics, error in (
+        ("test", {"dev": {"all": {"accuracy": 0.5}}, "test": report}, 0.125),
+        ("dev", {"dev": report}, 0.125),
+        ("guess", {"dev": {"all": {"accuracy": 0.3}}}, 0.49),
+        ("none", {}, 0),
+    ):
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text(json.dumps({**record, "metrics": metrics}))
+        assert measured_error(tmp_path / name) == error
+        assert measured_error(tmp_path / name / "model") == error
+    assert measured_error("someone/a-classifier") == 0
 
 
 def test_label_order_is_read_never_guessed(encoder_folder: Path) -> None:

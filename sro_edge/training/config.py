@@ -140,7 +140,7 @@ class SROConfig:
     micro_batch_tokens: int = field(
         default=0,
         metadata={
-            "help": "tokens of a pass; fewer take less memory; 0: 4096, on a CPU 256 or 1024 (full)"
+            "help": "tokens of a pass; fewer take less memory; 0: 4096, on a CPU 128 or 1024 (full)"
         },
     )
     gradient_checkpointing: bool = field(

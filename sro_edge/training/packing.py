@@ -206,7 +206,7 @@ def keeps_to_branches(model: Any) -> bool:
             scores.append(answer_logprobs(model, packed)[1])
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return False
-    return torch.equal(*scores)
+    return bool(torch.equal(*scores))
 
 
 @contextmanager

@@ -72,6 +72,8 @@ class Policy:
         model.train()
         _switch_off_dropout(model)
         _keep_differentiable(model)
+        if half:
+            _keep_input_precision(model)
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self._reference: list[torch.Tensor] | None = None
@@ -79,13 +81,15 @@ class Policy:
             self.freeze_reference()
         self.use_template(self.template)
         self.pass_tokens = config.micro_batch_tokens or self._fitting_tokens()
-        if not decodes(self.model, self.prompter.pad):
+        with self.autocast():
+            able = decodes(self.model, self.prompter.pad)
+            self.trees = keeps_to_branches(self.model)
+        if not able:
             raise ModelError(
                 f"the policy {base} ({self.model.config.model_type}) cannot continue padded "
                 "prompts from its cache as training needs it; give a model with attention, such as "
                 "Llama, Qwen or Gemma"
             )
-        self.trees = keeps_to_branches(self.model)
         self._window = getattr(self.model.config.get_text_config(), "sliding_window", None)
         self.guesses = self.trees and not self._window
         self.learning_rate = config.learning_rate or (2e-4 if self.lora else 3e-5)
@@ -137,7 +141,7 @@ class Policy:
         """On a CPU a small model, whose weights are cast for every pass, gains by long ones."""
         if self.model.device.type != "cpu":
             return 4096
-        return 256 if self.lora else 1024
+        return 128 if self.lora else 1024
 
     def _takes_trees(self, groups: Sequence[Group]) -> bool:
         """Whether the model, given a mask of its own, keeps to it, and loses no window by it."""
@@ -302,6 +306,13 @@ def _open_adapter(model: Any, folder: Path, *, trained: bool) -> Any:
 
     found = PeftModel.from_pretrained(model, folder, is_trainable=trained)
     return found if trained else found.merge_and_unload()
+
+
+def _keep_input_precision(model: Any) -> None:
+    """Keep peft from copying each adapter's input to fp32 for backward: autocast sees to it."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
 
 
 def _switch_off_dropout(model: Any) -> None:

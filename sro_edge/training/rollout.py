@@ -23,6 +23,7 @@ from sro_edge.prompt import PromptTemplate
 from sro_edge.training.packing import scoring
 from sro_edge.training.tokens import tokenize_with
 
+_ROWS = 64  # of the distributions that are worked out at a time
 _GUESSES = 6  # tokens that are guessed for a row in one step, at most
 _STEP_TOKENS = {"cpu": 192}  # of all rows; more cost more than the steps they save
 _STEP_TOKENS_ELSEWHERE = 1024
@@ -197,6 +198,7 @@ class _Decoding:
         width = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        self.logits = torch.empty(0)
         self.mask = mask[:, :0]  # (R, T), of the tokens that the cache holds
         self.cache = DynamicCache(config=self.model.config)
         self._forward(ids, mask, [width * (row + 1) - 1 for row in range(len(prompts))])
@@ -287,8 +289,10 @@ def _draw(
     fed = zip(state.rows, state.widths, strict=True)
     spots = [(row, len(answers[row].ids) + i) for row, width in fed for i in range(width)]
     u = noise[tuple(torch.tensor(spots).T)].to(state.device)
-    p = (state.logits.float() / temperature).softmax(-1)
-    drawn: list[int] = _inverse_cdf(p, u).tolist()
+    drawn: list[int] = []
+    for logits, part in zip(state.logits.split(_ROWS), u.split(_ROWS), strict=True):
+        p = (logits.float() / temperature).softmax(-1)
+        drawn += _inverse_cdf(p, part).tolist()
     return drawn
 
 

@@ -45,6 +45,24 @@ def stored_thresholds(name: str | Path, toxicity: float | None = None) -> Thresh
     return Thresholds(**values)
 
 
+def measured_error(name: str | Path) -> float:
+    """Share of labelled comments that a screener's run found it wrong about; else 0.
+
+    Comments count that it did not learn from, at the threshold that the run chose: those of
+    ``--test`` where there were any, else of ``--dev``. It is never half or more of them.
+
+    Args:
+        name: run folder, or the HF folder in one.
+    """
+    found = (f for f in (Path(name), Path(name).parent) if (f / "run.json").is_file())
+    folder = next(found, None)
+    record = json.loads((folder / "run.json").read_text("utf-8")) if folder else {}
+    metrics = record.get("metrics", {}) if record.get("kind") == "screener" else {}
+    report = metrics.get("test") or metrics.get("dev") or {}
+    accuracy = report.get("all", {}).get("accuracy", 1.0)
+    return round(min(1 - float(accuracy), 0.49), 4)
+
+
 def digest(texts: Iterable[str]) -> str:
     """SHA-256 of texts in their order."""
     return hashlib.sha256("\0".join(texts).encode(errors="replace")).hexdigest()
