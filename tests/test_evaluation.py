@@ -97,7 +97,13 @@ def test_an_evaluation_says_what_each_system_did() -> None:
     assert found["passed_by_round"] == {"1": 0.0, "2": 0.5}
     assert found["judges_disagree"] == 1
     assert found["reasons"] == {"meaning": 1}
-    assert found["by_source"]["x"]["rows"] == 1
+    group = found["by_source"]["x"]
+    assert group["rows"] == 1
+    assert group["J, 95 %"] == [group["J"], group["J"]]  # one row has no spread
+    conduct = {row[0]: row[1:] for row in page.tables[1].rows}
+    assert conduct["bundle b"] == [
+        "50.0%", "50.0%", "0.0%", "1: 0.0%, 2: 50.0%", "greedy 1", "meaning 1", "1",
+    ]  # fmt: skip
     assert result["systems"]["delete (word list)"]["figures"]["STA"][0] == 1
     answers = page.rows[0].answers
     assert page.systems[0] == "bundle b"
