@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -96,6 +97,7 @@ def cluster_rewriter(
         EngineError: the cluster cannot be reached or has no room for an actor.
     """
     ray = _load_ray()
+    check_address(cluster.address)
     named = _everywhere(bundle)
     where = dict(asked, threads=cluster.cores)
     with remote_rewriter(named, **where) as loaded:
@@ -180,6 +182,24 @@ def _load_ray() -> Any:
     except ImportError as error:
         raise MissingExtraError("--ray", "ray", error.name or "ray") from error
     return ray
+
+
+def check_address(address: str) -> None:
+    """Try the port of ``host:port`` or ``ray://host:port``: Ray would try it for minutes.
+
+    Raises:
+        EngineError: nobody listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise EngineError(
+            f"the Ray cluster {address} cannot be reached: {error}; check the address, and that "
+            "`ray start --head` runs there"
+        ) from error
 
 
 def _connect(ray: Any, cluster: Cluster) -> None:

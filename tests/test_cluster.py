@@ -149,6 +149,7 @@ class FakeRay:
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setattr(cluster, "_load_ray", lambda: fake)
+    monkeypatch.setattr(cluster, "check_address", lambda _: None)
     return fake
 
 
@@ -205,6 +206,14 @@ def test_no_room_and_no_folder_are_said(ray: FakeRay, bundle: Path, tmp_path: Pa
         result = CliRunner().invoke(main, ["rewrite", *words])
         assert result.exit_code == 2, result.output
         assert sentence in " ".join(result.output.split())
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(EngineError, match=r"cannot be reached: .*check the address"):
+            cluster.check_address(address)
+    for address in ("local", "auto"):
+        cluster.check_address(address)
 
 
 def test_a_node_with_another_bundle_is_refused() -> None:
