@@ -45,13 +45,18 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/first --overwrite
 	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/first -o runs/pairs.parquet
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml
+	$(BIN)/sro-edge warm-start --recipe recipes/refined.toml
+	$(BIN)/sro-edge export runs/refined --screener runs/screener -o runs/second --overwrite
+	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/second -o runs/pairs-2.parquet
+	$(BIN)/sro-edge train --recipe recipes/distilled.toml --policy runs/refined \
+		--pairs runs/pairs-2.parquet --pairs-epochs 1.5 -o runs/final
 	$(BIN)/sro-edge train-first-stage --recipe recipes/default_bundle.toml
-	$(BIN)/sro-edge export runs/distilled --screener runs/screener -o runs/bundle \
+	$(BIN)/sro-edge export runs/final --screener runs/screener -o runs/bundle \
 		--first-stage runs/first-stage --name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
 	cp -r runs/bundle/. sro_edge/default_bundle/
 
 # Policies are judged greedily and ungated, where their runs are at hand.
-POLICIES := $(foreach run,warm-start sro distilled,$(if $(wildcard runs/$(run)/run.json),\
+POLICIES := $(foreach run,warm-start sro distilled refined final,$(if $(wildcard runs/$(run)/run.json),\
 	--policy $(run)=runs/$(run)))
 
 evaluation: $(VENV)/.dev  ## judge the embedded bundle beside the baselines, with runs/judges
