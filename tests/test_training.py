@@ -242,6 +242,7 @@ def test_a_warm_start_goes_on_from_another_model(policy_run: Path, tmp_path: Pat
     assert (record["init"], record["pairs"]) == (str(policy_run), 1)
     trained, fresh = (json.loads((run / "run.json").read_text()) for run in (tmp_path, policy_run))
     assert trained["tokens"] < fresh["tokens"]
+    assert trained["base_run"] == fresh
 
 
 def test_a_warm_start_goes_on_from_no_model_of_another_kind(tmp_path: Path) -> None:

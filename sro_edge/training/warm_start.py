@@ -256,7 +256,7 @@ def warm_start(
     neutral = [t for t in neutral if fold(t) >= 0.02]
     data = Denoising(noise, neutral, plain or neutral, tokenizer, config, piles.pairs)
     valid = Denoising(noise, held_out, held_out, tokenizer, config)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     state = _fit(model, data, run, config, progress, checkpoint_every)
     rng = random.Random(1)
     rows = [e for e in (valid.example(rng) for _ in range(200)) if e]
@@ -270,6 +270,8 @@ def warm_start(
     (out / "lexicon.json").write_text(json.dumps(lexicon, indent=0))
     record = {"kind": "warm-start", "config": asdict(config), **state, "init": init and str(init)}
     record |= {"pairs": len(piles.pairs), "held_out_loss": held_out_loss}
+    if init is not None and (before := Path(init) / "run.json").is_file():
+        record["base_run"] = json.loads(before.read_text("utf-8"))
     (run / "run.json").write_text(json.dumps(record, indent=2))
     return out
 
