@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Piece:
-    """A toxic span on its way: what it was, without disguise, and what it became."""
+    """A toxic span on its way: what it was, without disguise, and what it became.
+
+    ``worth`` is that of the answer, and ``doubtful`` is one that is only just not toxic.
+    """
 
     span: Span
     text: str
     answer: str | None = None
     engine: str | None = None
     reason: str = "toxic"
+    worth: float = 0.0
+    doubtful: bool = False
 
 
 @dataclass
@@ -46,6 +51,12 @@ class Job:
         """Make the most toxic untouched sentence a piece to rewrite."""
         span = self.untouched.pop(0)[1]
         self.pieces.append(Piece(span, self.reveal(span.of(self.text))))
+
+    def reopen(self, reason: str | None = None) -> None:
+        """Have every piece rewritten again."""
+        for piece in self.pieces:
+            piece.answer, piece.worth, piece.doubtful = None, 0.0, False
+            piece.reason = reason or piece.reason
 
     def assembled(self, mask: str | None = None) -> str:
         """The comment with its rewritten pieces, or with ``mask`` in the place of each piece."""

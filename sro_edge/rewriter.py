@@ -242,13 +242,15 @@ class Rewriter:
 
     def _round(self, jobs: Sequence[Job], attempt: int) -> None:
         """One attempt at every open piece, then a second look at the comments put together."""
-        pieces = [p for j in jobs for p in j.pieces if p.answer is None]
+        pieces = [p for j in jobs for p in j.pieces if p.answer is None or p.doubtful]
         engine = "greedy" if attempt == 0 else "sample" if attempt < self.max_attempts else "delete"
         if pieces:
             self._pick(pieces, self._candidates(pieces, engine, attempt), engine)
         for job in jobs:
             job.attempts = min(attempt + 1, self.max_attempts)
-        whole = [j for j in jobs if j.pieces and all(p.answer for p in j.pieces)]
+        whole = [
+            j for j in jobs if j.pieces and all(p.answer and not p.doubtful for p in j.pieces)
+        ]
         self._settle(whole)
         for job in whole:
             if job.done or any(p.answer is None for p in job.pieces):
@@ -257,8 +259,7 @@ class Rewriter:
             if job.untouched:
                 job.take_next()
             else:
-                for piece in job.pieces:
-                    piece.answer = None
+                job.reopen()
 
     def _candidates(
         self, pieces: Sequence[Piece], engine: str, attempt: int
@@ -300,14 +301,17 @@ class Rewriter:
         usable = {t: [c for c in found if survives(c, t)] for t, found in sound.items()}
         texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))
         scores, row = self._scores.score(texts), {t: i for i, t in enumerate(texts)}
+        # A greedy answer that is only just not toxic is sampled against, if samples are to come.
+        near = self.thresholds.toxicity / 2 if engine == "greedy" and self.max_attempts > 1 else 1.0
         for piece in pieces:
-            best = 0.0
+            piece.doubtful = False
             if sound[piece.text] and not usable[piece.text]:
                 piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
                 value, reason = self._value(scores, row[piece.text], row[answer], engine)
-                if value > best:
-                    best, piece.answer, piece.engine = value, answer, engine
+                if value > piece.worth:
+                    piece.worth, piece.answer, piece.engine = value, answer, engine
+                    piece.doubtful = float(scores.toxicity[row[answer]]) > near
                 elif reason == "meaning":
                     piece.reason = reason
 
@@ -347,8 +351,7 @@ class Rewriter:
         for i, (job, text) in enumerate(zip(jobs, new, strict=True)):
             toxicity = float(scores.toxicity[i])
             if not keeps_quotes(*map(self.screener.reveal, (text, job.text))):
-                for piece in job.pieces:
-                    piece.answer, piece.reason = None, "meaning"
+                job.reopen("meaning")
                 continue
             if not passes(toxicity, self.thresholds.toxicity):
                 continue
