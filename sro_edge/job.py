@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sro_edge.guards import is_refusal
 from sro_edge.segments import Span, protected_spans, sentences
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from sro_edge.detoxifier import Candidate
     from sro_edge.rewriter import Rewrite
 
     Floats = npt.NDArray[np.float32]
@@ -89,3 +91,12 @@ def _trim(text: str, start: int, end: int, *, inner: bool) -> Span:
     while end > start and text[end - 1].isspace():
         end -= 1
     return Span(start, end)
+
+
+def why_unusable(found: Sequence[Candidate], text: str) -> str | None:
+    """Why the model's answers cannot be used at all, if so."""
+    if not found:
+        return "too_long"
+    if all(not c.text or is_refusal(c.text, text) for c in found):
+        return "abstained"
+    return None

@@ -22,12 +22,12 @@ from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import deletions
 from sro_edge.first_stage import stated
 from sro_edge.guards import is_degenerate, is_refusal, keeps_quotes, survives, tidy
-from sro_edge.job import Job, Piece, free_spans
+from sro_edge.job import Job, Piece, free_spans, why_unusable
 from sro_edge.score_cache import ScoreCache
 from sro_edge.screener import Scores, passes
 
 if TYPE_CHECKING:
-    from sro_edge.detoxifier import Candidate, Detoxifier
+    from sro_edge.detoxifier import Detoxifier
     from sro_edge.first_stage import FirstStage
     from sro_edge.screener import Screener
 
@@ -248,9 +248,7 @@ class Rewriter:
             self._pick(pieces, self._candidates(pieces, engine, attempt), engine)
         for job in jobs:
             job.attempts = min(attempt + 1, self.max_attempts)
-        whole = [
-            j for j in jobs if j.pieces and all(p.answer and not p.doubtful for p in j.pieces)
-        ]
+        whole = [j for j in jobs if j.pieces and all(p.answer and not p.doubtful for p in j.pieces)]
         self._settle(whole)
         for job in whole:
             if job.done or any(p.answer is None for p in job.pieces):
@@ -285,7 +283,7 @@ class Rewriter:
         ]
         answers = {r.key: c for r, c in self.detoxifier.generate(requests)}
         for piece in pieces:
-            piece.reason = _early_reason(answers[piece.text], piece.text) or piece.reason
+            piece.reason = why_unusable(answers[piece.text], piece.text) or piece.reason
         return {
             t: list(dict.fromkeys(tidy(c.text, t) for c in found if c.finished))
             for t, found in answers.items()
@@ -401,12 +399,3 @@ def _remember(known: OrderedDict[str, Rewrite], results: dict[str, Rewrite]) -> 
     known.update((t, r) for t, r in results.items() if len(t) <= _CACHE_CHARS)
     while len(known) > _CACHE:
         known.popitem(last=False)
-
-
-def _early_reason(found: Sequence[Candidate], text: str) -> str | None:
-    """Why the model's answers cannot be used at all, if so."""
-    if not found:
-        return "too_long"
-    if all(not c.text or is_refusal(c.text, text) for c in found):
-        return "abstained"
-    return None
