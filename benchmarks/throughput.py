@@ -13,7 +13,8 @@ bundle is what it is. Rivals run in turns, A B A B; the medians of the ratios ar
     ceiling        the same model evaluating full batches of as many sequences, with logits asked of
                    the same share of tokens: what no engine can pass without guessing
 
-`--parts` picks some of them. The last line on stdout is one JSON object, which is added to `--out`.
+`--parts` picks some of them. The last line on stdout is one JSON object, which takes
+its model's place in the list in `--out`.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def main() -> None:
     }
     show(result)
     if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        found = json.loads(options.out.read_text()) if options.out.is_file() else []
+        others = [one for one in found if one["model"] != result["model"]]
+        options.out.write_text(json.dumps([*others, result], indent=2) + "\n")
     print(json.dumps(result))
 
 

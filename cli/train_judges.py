@@ -87,8 +87,9 @@ def train_judges(
 
     \b
     Examples:
-      sro-edge train-judges --train labelled.parquet --folds 0 0.3 --dev dev.parquet \\
-          --sentences posts.parquet --human rewrites.parquet -o runs/judges
+      sro-edge train-judges --train labelled.parquet --folds 0 0.3 \\
+          --dev dev.parquet --sentences posts.parquet --human rewrites.parquet \\
+          -o runs/judges
       sro-edge train-judges --recipe recipes/judges.toml
       sro-edge evaluate dev.parquet --judge runs/judges
     """
