@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,16 +25,19 @@ from sro_edge.stores import Address, Store, place_of
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An S3 server of this machine; its address."""
     pytest.importorskip("moto")
     code = "from moto.server import main; main(['-H', '127.0.0.1', '-p', '0'])"
     words = [sys.executable, "-W", "ignore", "-u", "-c", code]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
-        assert child.stderr is not None
-        lines = iter(child.stderr.readline, b"")
-        found = next(line for line in lines if b"Running on http" in line)
-        yield found.decode().split("Running on ")[1].strip()
+    log = tmp_path_factory.mktemp("server") / "log"  # it logs more than a pipe holds
+    with log.open("wb") as stderr, subprocess.Popen(words, stderr=stderr) as child:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"Running on (http\S+)", log.read_text())):
+            assert child.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.05)
+        yield found[1]
         child.kill()
 
 
