@@ -25,6 +25,8 @@ from transformers import AutoModel
 from sro_edge.bundle import Bundle
 from sro_edge.durable import write_json
 from sro_edge.errors import ModelError
+from sro_edge.first_stage import INPUTS
+from sro_edge.onnx_session import Piece, feeds, token_batches
 from sro_edge.screener import Screener
 from sro_edge.training.config import FirstStageConfig
 from sro_edge.training.encoder import resolve
@@ -203,7 +205,7 @@ def fit(
     for step, batch in enumerate(_batches(rows, config), 1):
         rate = config.learning_rate * min(1, step / (0.05 * steps), 1.02 - step / steps)
         optimizer.param_groups[0]["lr"] = rate
-        ids, mask = _padded([rows[i][: config.max_length] for i in batch])
+        ids, mask = _tensors([(i, list(rows[i][: config.max_length])) for i in batch])
         target = targets[torch.tensor(batch)]
         weight = target * config.toxic_weight + (1 - target)
         logits = net.logits(ids, mask)
@@ -247,16 +249,10 @@ def word_vectors(base: str, words: int, width: int) -> Floats:
 def score(net: FirstStageNet, rows: Sequence[Sequence[int]]) -> Floats:
     """The net's score (N,) of each row of token ids."""
     scores = np.zeros(len(rows), dtype=np.float32)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]) <= _LARGEST_BATCH:
-            stop += 1
-        some = order[start:stop]
+    pieces = sorted(enumerate(map(list, rows)), key=lambda piece: len(piece[1]))
+    for batch in token_batches(pieces, _LARGEST_BATCH):
         with torch.inference_mode():
-            scores[some] = net(*_padded([rows[i] for i in some]))[0].numpy()
-        start = stop
+            scores[[number for number, _ in batch]] = net(*_tensors(batch))[0].numpy()
     return scores
 
 
@@ -294,11 +290,8 @@ def _batches(rows: Sequence[Sequence[int]], config: FirstStageConfig) -> Iterato
                 yield chunks[place]
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(batch: list[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, both (B, T)."""
-    longest = max(map(len, rows))
-    ids, mask = np.zeros((2, len(rows), longest), dtype=np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)
+    _, given = feeds(batch, 0)
+    ids, mask = (torch.from_numpy(given[name]) for name in INPUTS)
+    return ids, mask
