@@ -30,7 +30,7 @@ from sro_edge.training.corruption import (
     informal,
 )
 from sro_edge.training.encoder import resolve
-from sro_edge.training.journal import Journal
+from sro_edge.training.fine_tuning import fine_tune
 from sro_edge.training.piles import words
 
 _POOL = 20  # batches whose pairs are sorted by length together
@@ -190,31 +190,22 @@ def train_fluency(
     torch.manual_seed(config.seed)
     judge = _new_judge(config.base)
     model = judge.model
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=config.fluency_learning_rate, weight_decay=0.01, fused=True
-    )
     steps = config.fluency_steps
-    with Journal(run, progress, checkpoint_every) as journal:
-        state = journal.resume(model, [optimizer]) or {"step": 0}
-        for pairs in pair_batches(material, config, skip=state["step"]):
-            if state["step"] >= steps:
-                break
-            done = state["step"] / steps
-            rate = min(1, (state["step"] + 1) / (0.06 * steps), 1.02 - done)
-            optimizer.param_groups[0]["lr"] = config.fluency_learning_rate * rate
-            model.train()
-            losses = fluency_loss(model, judge.tokenizer, pairs, config.max_length)
-            losses["loss"].backward()
-            torch.nn.utils.clip_grad_norm_(trainable, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state["step"] += 1
-            if state["step"] % 25 == 0 or state["step"] == steps:
-                figures = {k: v.item() for k, v in losses.items()}
-                journal.report({**state, "steps": steps, **figures, "seconds": journal.seconds})
-            journal.checkpoint(model, [optimizer], state)
-        journal.checkpoint(model, [optimizer], state, now=True)
+
+    def rate(done: int) -> float:
+        factor = min(1, (done + 1) / (0.06 * steps), 1.02 - done / steps)
+        return config.fluency_learning_rate * factor
+
+    fine_tune(
+        model,
+        lambda skip: pair_batches(material, config, skip=skip),
+        lambda pairs: fluency_loss(model, judge.tokenizer, pairs, config.max_length),
+        run,
+        steps=steps,
+        rate=rate,
+        progress=progress,
+        checkpoint_every=checkpoint_every,
+    )
     found = calibrate(judge, yardsticks, config.accepted, config.seed)
     model.config.sro_fluency_cut = found["cut"]
     model.save_pretrained(run / "model")

@@ -25,8 +25,8 @@ from sro_edge.bundle import Thresholds
 from sro_edge.training.config import ScreenerConfig
 from sro_edge.training.corruption import Corruptor
 from sro_edge.training.encoder import mean_pool, resolve
+from sro_edge.training.fine_tuning import fine_tune
 from sro_edge.training.follower import Classifier
-from sro_edge.training.journal import Journal
 from sro_edge.training.metrics import best_f1_threshold, classification_report
 from sro_edge.training.piles import Labelled, clean_sentences, fold, words
 
@@ -177,30 +177,17 @@ def train_screener(
     teacher = copy.deepcopy(model.base_model).eval().requires_grad_(False) if embeds else None
     if config.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=0.01, fused=True)
     steps = screener_steps(len(train.texts), config, sentences=bool(sentences))
-    with Journal(run, progress, checkpoint_every) as journal:
-        state = journal.resume(model, [optimizer]) or {"step": 0}
-        for chunk in batches(train, sentences, config, skip=state["step"]):
-            if state["step"] >= steps:
-                break
-            done = state["step"] / steps
-            optimizer.param_groups[0]["lr"] = config.learning_rate * min(
-                1, done / 0.05, 1.02 - done
-            )
-            model.train()
-            losses = screener_loss(model, teacher, tokenizer, chunk, config)
-            losses["loss"].backward()
-            torch.nn.utils.clip_grad_norm_(trainable, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state["step"] += 1
-            if state["step"] % 25 == 0 or state["step"] == steps:
-                figures = {k: v.item() for k, v in losses.items()}
-                journal.report({**state, "steps": steps, **figures, "seconds": journal.seconds})
-            journal.checkpoint(model, [optimizer], state)
-        journal.checkpoint(model, [optimizer], state, now=True)
+    fine_tune(
+        model,
+        lambda skip: batches(train, sentences, config, skip),
+        lambda rows: screener_loss(model, teacher, tokenizer, rows, config),
+        run,
+        steps=steps,
+        rate=lambda done: config.learning_rate * min(1, done / steps / 0.05, 1.02 - done / steps),
+        progress=progress,
+        checkpoint_every=checkpoint_every,
+    )
     return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
 
 
