@@ -78,6 +78,18 @@ def _read_recipe(context: click.Context, _: click.Parameter, value: Path | None)
     return value
 
 
+def folds_option(text: str) -> Callable[[F], F]:
+    """``--folds``: the share of the texts, by their hash, that is used."""
+    return click.option(
+        "--folds",
+        nargs=2,
+        type=click.FloatRange(0, 1),
+        default=(0.0, 1.0),
+        show_default=True,
+        help=text,
+    )
+
+
 def run_options(command: F) -> F:
     """``--recipe``, ``--out`` and ``--resume``."""
     command = click.option(

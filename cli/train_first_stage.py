@@ -12,6 +12,7 @@ from sro_edge.cli._training import (
     PILE,
     build_config,
     config_options,
+    folds_option,
     needs,
     record_data,
     run_folder,
@@ -37,14 +38,7 @@ from sro_edge.training.config import FirstStageConfig
     show_default=True,
     help="Largest share of the held-out texts that the screener flags and the stage may clear.",
 )
-@click.option(
-    "--folds",
-    nargs=2,
-    type=click.FloatRange(0, 1),
-    default=(0.0, 1.0),
-    show_default=True,
-    help="Learn only from texts whose hash lies between these shares.",
-)
+@folds_option("Learn only from texts whose hash lies between these shares.")
 @click.option("--column", default="text", show_default=True, help="Text column of all files.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
 @config_options(FirstStageConfig)

@@ -15,6 +15,7 @@ from sro_edge.cli._training import (
     READABLE,
     build_config,
     config_options,
+    folds_option,
     needs,
     record_data,
     run_folder,
@@ -31,14 +32,7 @@ if TYPE_CHECKING:
 @click.option("--train", type=READABLE, multiple=True, required=True, help="Labelled comments.")
 @click.option("--dev", type=READABLE, multiple=True, required=True, help="Labelled, to measure on.")
 @click.option("--test", type=READABLE, multiple=True, help="Labelled, only reported on.")
-@click.option(
-    "--folds",
-    nargs=2,
-    type=click.FloatRange(0, 1),
-    default=(0.0, 1.0),
-    show_default=True,
-    help="Train only on comments whose hash lies between these shares: the screener's rest.",
-)
+@folds_option("Train only on comments whose hash lies between these shares: the screener's rest.")
 @click.option(
     "--sentences", type=PILE, multiple=True, required=True, help="Text to learn fluency from."
 )

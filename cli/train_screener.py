@@ -12,6 +12,7 @@ from sro_edge.cli._training import (
     READABLE,
     build_config,
     config_options,
+    folds_option,
     needs,
     record_data,
     run_folder,
@@ -29,13 +30,8 @@ from sro_edge.training.config import ScreenerConfig
 @click.option("--test", type=READABLE, multiple=True, help="Only reported on.")
 @click.option("--sentences", type=READABLE, multiple=True, help="Text to learn fluency from.")
 @click.option("--max-sentences", default=60_000, show_default=True, help="Taken from --sentences.")
-@click.option(
-    "--folds",
-    nargs=2,
-    type=click.FloatRange(0, 1),
-    default=(0.0, 1.0),
-    show_default=True,
-    help="Train only on texts whose hash lies between these shares; the rest is left for a judge.",
+@folds_option(
+    "Train only on texts whose hash lies between these shares; the rest is left for a judge."
 )
 @click.option("--column", default="text", show_default=True, help="Text column of all files.")
 @click.option("--label", default="label", show_default=True, help="Label column; 1 is toxic.")

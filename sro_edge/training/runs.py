@@ -45,6 +45,20 @@ def stored_thresholds(name: str | Path, toxicity: float | None = None) -> Thresh
     return Thresholds(**values)
 
 
+def run_record(name: str | Path) -> dict[str, Any] | None:
+    """``run.json`` of a run, or of the run that an HF folder lies in; None for other models.
+
+    Args:
+        name: run folder, HF folder or hub name.
+    """
+    found = (f for f in (Path(name), Path(name).parent) if (f / "run.json").is_file())
+    folder = next(found, None)
+    record: dict[str, Any] | None = None
+    if folder is not None:
+        record = json.loads((folder / "run.json").read_text("utf-8"))
+    return record
+
+
 def measured_error(name: str | Path) -> float:
     """Share of labelled comments that a screener's run found it wrong about; else 0.
 
@@ -54,9 +68,7 @@ def measured_error(name: str | Path) -> float:
     Args:
         name: run folder, or the HF folder in one.
     """
-    found = (f for f in (Path(name), Path(name).parent) if (f / "run.json").is_file())
-    folder = next(found, None)
-    record = json.loads((folder / "run.json").read_text("utf-8")) if folder else {}
+    record = run_record(name) or {}
     metrics = record.get("metrics", {}) if record.get("kind") == "screener" else {}
     report = metrics.get("test") or metrics.get("dev") or {}
     accuracy = report.get("all", {}).get("accuracy", 1.0)

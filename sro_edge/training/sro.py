@@ -8,7 +8,6 @@ pick the checkpoint that is kept.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ from sro_edge.training.journal import Journal
 from sro_edge.training.memory import explain_shortage
 from sro_edge.training.policy import Policy
 from sro_edge.training.rollout import rollout
-from sro_edge.training.runs import begin_run, digest
+from sro_edge.training.runs import begin_run, digest, run_record
 from sro_edge.training.step import sro_backward
 
 _WARM_UP = 10  # steps in which the learning rate rises to its value
@@ -275,8 +274,7 @@ def _finish(
         "before": state["first"],
         "kept": state["best"],
     }
-    origin = Path(policy.base).parent / "run.json"
-    if origin.is_file():  # the model came from a run of ours: say how it was made, too
-        record["base_run"] = json.loads(origin.read_text("utf-8"))
+    if origin := run_record(policy.base):  # a run of ours: say how the model was made, too
+        record["base_run"] = origin
     write_json(run / "run.json", record)
     return out

@@ -27,7 +27,7 @@ from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, word
 from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.objective import IGNORED
 from sro_edge.training.piles import clean_sentences, fold
-from sro_edge.training.runs import model_folder
+from sro_edge.training.runs import model_folder, run_record
 from sro_edge.training.tokens import pad_rows, tokenize_with
 
 
@@ -270,8 +270,8 @@ def warm_start(
     (out / "lexicon.json").write_text(json.dumps(lexicon, indent=0))
     record = {"kind": "warm-start", "config": asdict(config), **state, "init": init and str(init)}
     record |= {"pairs": len(piles.pairs), "held_out_loss": held_out_loss}
-    if init is not None and (before := Path(init) / "run.json").is_file():
-        record["base_run"] = json.loads(before.read_text("utf-8"))
+    if init is not None and (origin := run_record(init)):
+        record["base_run"] = origin
     (run / "run.json").write_text(json.dumps(record, indent=2))
     return out
 
