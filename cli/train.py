@@ -138,6 +138,7 @@ def train(
         draw_curves(run, record["kept"]["step"])
         _show_end(run, record)
         click.echo(model)
+    processes.part()
 
 
 def _judges(

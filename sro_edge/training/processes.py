@@ -70,6 +70,16 @@ def average_metrics(metrics: dict[str, float]) -> dict[str, float]:
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
+def part() -> None:
+    """Wait for the others and leave their group; the last that a process does with them.
+
+    Without it, the group's threads may still run while the interpreter ends, which aborts it.
+    """
+    if count() > 1:
+        _state().wait_for_everyone()
+        _state().destroy_process_group()
+
+
 def _state() -> PartialState:
     # Unless told that it runs on CPUs, accelerate takes each of several processes for a lone one.
     return PartialState(
