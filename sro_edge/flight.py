@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,6 +103,9 @@ class _Slot:
         return self.draft.follow(token)
 
 
+_number = attrgetter("number")
+
+
 class Flight:
     """The slots of one context, and what is in flight in them.
 
@@ -140,6 +144,7 @@ class Flight:
             yield from self._fill(jobs)
             if not self._active:
                 return
+            self._close_ranks()
             self._step()
             for slot in [slot for slot in self._active if slot.done]:
                 self._active.remove(slot)
@@ -161,6 +166,15 @@ class Flight:
                     yield job
             else:
                 return
+
+    def _close_ranks(self) -> None:
+        """Where slots stay free, move answers down: llama.cpp evaluates neighbours together."""
+        while self._free and not self._fixed:
+            last, gap = max(self._active, key=_number), min(self._free, key=_number)
+            if gap.number > last.number:
+                return
+            self._llama.copy(last.number, gap.number)
+            last.number, gap.number, gap.held = gap.number, last.number, []
 
     def _begin(self, job: Job) -> None:
         """Let a slot read the prompt: the one that still holds it, or the first one free."""
@@ -197,8 +211,7 @@ class Flight:
             self._holders.append(job.holder)
 
     def _first_free(self) -> _Slot:
-        # llama.cpp evaluates neighbours together, so the lowest numbers are used first.
-        return min(self._free, key=lambda slot: slot.number)
+        return min(self._free, key=_number)
 
     def _start(self, slot: _Slot, job: Job, read: int) -> None:
         self._free.remove(slot)
@@ -244,7 +257,7 @@ class Flight:
         """Fill the batch, answers before prompts; return the slots that get logits, in order."""
         batch = self._llama.batch
         batch.clear()
-        self._active.sort(key=lambda slot: slot.number)
+        self._active.sort(key=_number)
         answering = sum(slot.completes(slot.feed) for slot in self._active)
         depth = self._depth.choose(answering)
         room = batch.size - answering * depth - sum(len(slot.feed) == 1 for slot in self._active)
@@ -270,7 +283,7 @@ class Flight:
         """Fill the batch with one prompt alone, or else with a token of every slot, idle or not."""
         batch = self._llama.batch
         batch.clear()
-        self._active.sort(key=lambda slot: slot.number)
+        self._active.sort(key=_number)
         for slot in self._active:
             if slot.position < len(slot.job.prompt) - 1 or len(slot.feed) > 1:
                 tokens, slot.feed = slot.feed[: batch.size], slot.feed[batch.size :]

@@ -138,6 +138,26 @@ def test_a_slot_is_refilled_as_soon_as_its_answer_ends(
     assert set(busy[:-20]) == {4}  # nobody waits for the longest answer, but at the very end
 
 
+def test_the_last_answers_stay_neighbours(
+    small_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [Request(n, COMMENTS[n], max_new_tokens=4 + 3 * n) for n in range(6)]
+    with engine(small_gguf, slots=1, lookup=False) as model:
+        alone = answers(model, requests)
+    with engine(small_gguf, slots=6, lookup=False) as model:
+        llama, batches = model._flight._llama, []
+        decode = llama.decode
+
+        def noted() -> Any:
+            batches.append(sorted(set(llama.batch._sequence[: llama.batch.tokens].tolist())))
+            return decode()
+
+        monkeypatch.setattr(llama, "decode", noted)
+        assert answers(model, requests) == alone
+    assert all(batch == list(range(len(batch))) for batch in batches)
+    assert {len(batch) for batch in batches} >= {2, 3, 4, 5, 6}
+
+
 def test_samples_share_one_reading_of_their_prompt(
     small_gguf: Path, steps: list[tuple[int, int]]
 ) -> None:
