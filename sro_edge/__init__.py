@@ -13,11 +13,12 @@ __all__ = ["Bundle", "Rewrite", "Rewriter", "SroEdgeError", "__version__"]
 if TYPE_CHECKING:
     from sro_edge.bundle import Bundle
     from sro_edge.errors import SroEdgeError
-    from sro_edge.rewriter import Rewrite, Rewriter
+    from sro_edge.job import Rewrite
+    from sro_edge.rewriter import Rewriter
 
 _HOMES = {
     "Bundle": "bundle",
-    "Rewrite": "rewriter",
+    "Rewrite": "job",
     "Rewriter": "rewriter",
     "SroEdgeError": "errors",
 }

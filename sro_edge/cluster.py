@@ -30,7 +30,7 @@ from sro_edge.stores import Address
 from sro_edge.worker import rebuilt, remote_rewriter
 
 if TYPE_CHECKING:
-    from sro_edge.rewriter import Rewrite
+    from sro_edge.job import Rewrite
 
 LOCAL = "local"
 _TICK_SECONDS = 0.2

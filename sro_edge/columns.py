@@ -12,7 +12,7 @@ from sro_edge.formats.base import decode, values
 from sro_edge.screener import passes
 
 if TYPE_CHECKING:
-    from sro_edge.rewriter import Rewrite
+    from sro_edge.job import Rewrite
     from sro_edge.screener import Scores
 
 LOST = "error"  # reason of a comment whose unit could not be worked on
@@ -95,7 +95,8 @@ class Rewriting:
 
     def lost(self, text: str | None) -> Row:
         """Unresolved, with the text that the user wants for such comments."""
-        from sro_edge.rewriter import MASK, Rewrite
+        from sro_edge.job import Rewrite
+        from sro_edge.rewriter import MASK
 
         if text is None or not text.strip():
             return self._row(Rewrite(text, "empty"))

@@ -1,4 +1,4 @@
-"""A toxic comment on its way through the engine: which parts are rewritten, which stay."""
+"""A toxic comment on its way through the engine: its parts, and what became of it at the end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,38 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sro_edge.detoxifier import Candidate
-    from sro_edge.rewriter import Rewrite
 
     Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What became of one comment.
+
+    Args:
+        text: the reworded comment, the comment itself when clean, or None.
+        status: ``clean``, ``rewritten``, ``unresolved`` or ``empty``.
+        reason: of an unresolved comment: ``toxic`` (no candidate passed the screener),
+            ``meaning`` (none of those that did kept meaning, fluency and what must survive),
+            ``abstained`` (the model declined), ``too_long``, ``error``.
+        engine: what made the text: ``greedy``, ``sample`` or ``delete``.
+        toxicity_before: screener's probability for the comment; None where a first stage cleared
+            it, so that the screener never saw it (``toxicity_after`` too).
+        toxicity_after: the same for ``text``.
+        similarity: cosine of the embeddings of comment and ``text``.
+        fluency: screener's probability that ``text`` is fluent.
+        attempts: generation rounds spent.
+    """
+
+    text: str | None
+    status: str
+    reason: str | None = None
+    engine: str | None = None
+    toxicity_before: float | None = None
+    toxicity_after: float | None = None
+    similarity: float | None = None
+    fluency: float | None = None
+    attempts: int = 0
 
 
 @dataclass

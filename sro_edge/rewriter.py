@@ -11,7 +11,6 @@ import dataclasses
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import deletions
 from sro_edge.first_stage import stated
 from sro_edge.guards import is_degenerate, is_refusal, keeps_quotes, survives, tidy
-from sro_edge.job import Job, Piece, free_spans, why_unusable
+from sro_edge.job import Job, Piece, Rewrite, free_spans, why_unusable
 from sro_edge.score_cache import ScoreCache
 from sro_edge.screener import Scores, passes
 
@@ -36,36 +35,6 @@ MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
 _CACHE = 20_000  # records kept for comments that come again
 _CACHE_CHARS = 1_000  # longer comments are not kept
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """What became of one comment.
-
-    Args:
-        text: the reworded comment, the comment itself when clean, or None.
-        status: ``clean``, ``rewritten``, ``unresolved`` or ``empty``.
-        reason: of an unresolved comment: ``toxic`` (no candidate passed the screener),
-            ``meaning`` (none of those that did kept meaning, fluency and what must survive),
-            ``abstained`` (the model declined), ``too_long``, ``error``.
-        engine: what made the text: ``greedy``, ``sample`` or ``delete``.
-        toxicity_before: screener's probability for the comment; None where a first stage cleared
-            it, so that the screener never saw it (``toxicity_after`` too).
-        toxicity_after: the same for ``text``.
-        similarity: cosine of the embeddings of comment and ``text``.
-        fluency: screener's probability that ``text`` is fluent.
-        attempts: generation rounds spent.
-    """
-
-    text: str | None
-    status: str
-    reason: str | None = None
-    engine: str | None = None
-    toxicity_before: float | None = None
-    toxicity_after: float | None = None
-    similarity: float | None = None
-    fluency: float | None = None
-    attempts: int = 0
 
 
 class Rewriter:

@@ -33,7 +33,7 @@ from sro_edge import errors
 from sro_edge.errors import EngineError, SroEdgeError
 
 if TYPE_CHECKING:
-    from sro_edge.rewriter import Rewrite
+    from sro_edge.job import Rewrite
     from sro_edge.screener import Scores
 
 # Role -> the callable that makes its engine.
@@ -179,7 +179,7 @@ class RemoteRewriter:
 
     def rewrite(self, texts: Sequence[str | None]) -> list[Rewrite]:
         """One rewrite a text, in order."""
-        from sro_edge.rewriter import Rewrite
+        from sro_edge.job import Rewrite
 
         return [Rewrite(**fields) for fields in self._worker.call(texts)]
 

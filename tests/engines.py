@@ -13,7 +13,7 @@ import numpy as np
 from tables import FakeRewriter
 
 from sro_edge.errors import BundleError, ModelError
-from sro_edge.rewriter import Rewrite
+from sro_edge.job import Rewrite
 from sro_edge.screener import Scores
 
 

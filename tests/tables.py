@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sro_edge.rewriter import Rewrite
+from sro_edge.job import Rewrite
 
 NEW = [
     "detox_status",

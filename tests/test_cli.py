@@ -23,7 +23,7 @@ from sro_edge.cli import COMMANDS, main
 from sro_edge.cli._progress import Pace, progress_line
 from sro_edge.cli._shared import default_output, printable
 from sro_edge.dump import Progress
-from sro_edge.rewriter import Rewrite
+from sro_edge.job import Rewrite
 
 HEAVY = {"torch", "transformers", "onnxruntime", "llama_cpp", "pyarrow", "numpy"}
 # A terminal that obeyed the second comment would change its title.

@@ -17,7 +17,7 @@ from tables import NEW, FakeRewriter, assert_carried, read
 from sro_edge import checkpoints
 from sro_edge.dump import rewrite_dump, screen_dump
 from sro_edge.errors import InputError, OutputError
-from sro_edge.rewriter import Rewrite
+from sro_edge.job import Rewrite
 
 
 @dataclass

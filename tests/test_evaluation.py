@@ -29,7 +29,7 @@ from sro_edge.evaluation.systems import (  # noqa: E402
     read_outputs,
     read_words,
 )
-from sro_edge.rewriter import Rewrite  # noqa: E402
+from sro_edge.job import Rewrite  # noqa: E402
 
 
 class FakeJudge:

@@ -19,7 +19,7 @@ from sro_edge.dump import rewrite_dump
 from sro_edge.errors import InputError
 from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bins, render, word_diff
 from sro_edge.evaluation.report import report_run
-from sro_edge.rewriter import Rewrite
+from sro_edge.job import Rewrite
 
 HOSTILE = 'you </script><script>alert(1)</script><img src=x onerror=alert(2)> "stupid" & ${data}'
 

@@ -11,8 +11,9 @@ import pytest
 
 from sro_edge.bundle import Bundle, Sampling, Thresholds
 from sro_edge.detoxifier import Candidate, Request
+from sro_edge.job import Rewrite
 from sro_edge.prompt import SMALL_TEMPLATE
-from sro_edge.rewriter import MASK, Rewrite, Rewriter
+from sro_edge.rewriter import MASK, Rewriter
 from sro_edge.screener import Scores
 
 RUDE = {"idiot": 2.0, "stupid": 2.0}

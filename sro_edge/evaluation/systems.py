@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sro_edge.deletion import delete_words
 from sro_edge.errors import InputError
-from sro_edge.rewriter import Rewrite, Rewriter
+from sro_edge.job import Rewrite
+from sro_edge.rewriter import Rewriter
 from sro_edge.training.corruption import drop_words
 from sro_edge.training.piles import read_lines, read_table
 
