@@ -118,7 +118,6 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("dump", type=Path)
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--rows", type=int, default=3000, help="rows of the dump to look at")
     parser.add_argument("--comments", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=physical_cores())

@@ -135,12 +135,17 @@ def race(rivals: dict[str, Rival], comments: int, rounds: int) -> dict[str, Any]
 
 
 def toxic_comments(bundle: Bundle, options: argparse.Namespace) -> list[str]:
-    """The first toxic comments of a dump, 21 to 200 characters long."""
-    column = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()[: options.rows]
+    """The first toxic comments of a dump, 21 to 200 characters long, each once."""
+    column = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()
     texts = list(dict.fromkeys(t for t in column if t and 20 < len(t.strip()) <= 200))
-    scores = Screener(bundle.screener, threads=options.threads, device="cpu").score(texts).toxicity
-    limit = bundle.thresholds.toxicity
-    toxic = [t for t, s in zip(texts, scores, strict=True) if not passes(float(s), limit)]
+    screener = Screener(bundle.screener, threads=options.threads, device="cpu")
+    limit, toxic = bundle.thresholds.toxicity, list[str]()
+    for start in range(0, len(texts), 512):
+        some = texts[start : start + 512]
+        scores = screener.score(some).toxicity.tolist()
+        toxic += [t for t, s in zip(some, scores, strict=True) if not passes(s, limit)]
+        if len(toxic) >= options.comments:
+            break
     return toxic[: options.comments]
 
 
@@ -320,8 +325,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("build/shapes"), help="made models")
     parser.add_argument("--parts", nargs="+", default=["loop", "transformers", "server"])
     parser.add_argument("--server", type=Path, help="llama-server built from llama.cpp")
-    parser.add_argument("--rows", type=int, default=3000, help="rows of the dump to look at")
-    parser.add_argument("--comments", type=int, default=96)
+    parser.add_argument("--comments", type=int, default=384, help="a few leave slots idle")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--threads", type=int, default=physical_cores())
