@@ -51,8 +51,9 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml --policy runs/refined \
 		--pairs runs/pairs-2.parquet --pairs-epochs 1.5 -o runs/final
 	$(BIN)/sro-edge train-first-stage --recipe recipes/default_bundle.toml
+	$(BIN)/sro-edge train-abstain --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/final --screener runs/screener -o runs/bundle \
-		--first-stage runs/first-stage --name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
+		--first-stage runs/first-stage --abstain runs/abstain --name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
 	cp -r runs/bundle/. sro_edge/default_bundle/
 
 # Policies are judged greedily and ungated, where their runs are at hand.

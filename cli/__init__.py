@@ -26,6 +26,10 @@ COMMANDS = {
         "train_first_stage:train_first_stage",
         "Fit what clears clean comments before the screener.",
     ),
+    "train-abstain": (
+        "train_abstain:train_abstain",
+        "Learn which comments no rewording can mend.",
+    ),
     "warm-start": ("warm_start:warm_start", "Train a small rewriter from nothing."),
     "export": ("export:export", "Turn trained models into a bundle for the edge."),
 }

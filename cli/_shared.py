@@ -54,6 +54,16 @@ class Share(click.FloatRange):
         return number
 
 
+class ShareOrOff(Share):
+    """A number from 0 to 1, or ``off``."""
+
+    name = "share or off"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse and check."""
+        return value if value == "off" else super().convert(value, param, ctx)
+
+
 def dump_options(command: F) -> F:
     """Options of every command that reads a dump and writes another."""
     for option in reversed(

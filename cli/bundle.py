@@ -124,7 +124,7 @@ def _facts(opened: Bundle) -> Iterator[tuple[str, str]]:
     prompt = opened.prompt
     yield "prompt", f"{prompt.prefix!r} + comment + {prompt.suffix!r}"
     yield "letter case", "lower case, restored afterwards" if prompt.lowercase else "kept"
-    yield from _lines("threshold", dataclasses.asdict(opened.thresholds))
+    yield from _lines("threshold", opened.thresholds.given())
     yield from _lines("sampling", dataclasses.asdict(opened.sampling))
     yield from _lines("training", opened.training)
     yield from _lines("score", opened.scores)

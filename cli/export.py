@@ -98,6 +98,12 @@ class GgufTypes(click.ParamType[tuple[str, ...]]):
     metavar="RUN",
     help="Run of train-first-stage, fitted to this screener as exported, to put before it.",
 )
+@click.option(
+    "--abstain",
+    type=PATH,
+    metavar="RUN",
+    help="Run of train-abstain, fitted to this screener, to give comments up with.",
+)
 @click.option("--name", help="Name of the bundle [default: that of its folder].")
 @click.option("--bundle-version", default="0.1.0", show_default=True, help="Version of the bundle.")
 @click.option(
@@ -128,6 +134,7 @@ def export(
     optimum_cli: str,
     toxic_label: str | None,
     first_stage: Path | None,
+    abstain: Path | None,
     name: str | None,
     bundle_version: str,
     license_id: str,
@@ -173,6 +180,7 @@ def export(
         optimum_cli=optimum_cli,
         toxic_label=toxic_label,
         first_stage=first_stage,
+        abstain=abstain,
         name=name,
         version=bundle_version,
         license=license_id,

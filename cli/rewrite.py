@@ -8,7 +8,7 @@ import click
 
 from sro_edge.cli._cluster import engines, ray_options
 from sro_edge.cli._progress import resumable
-from sro_edge.cli._shared import default_output, dump_options, show_output, show_summary
+from sro_edge.cli._shared import ShareOrOff, default_output, dump_options, show_output, show_summary
 from sro_edge.stores import Place
 
 
@@ -26,6 +26,12 @@ from sro_edge.stores import Place
     default="null",
     show_default=True,
     help="What a comment becomes for which no rewrite passes.",
+)
+@click.option(
+    "--abstain",
+    type=ShareOrOff(),
+    metavar="FLOAT|off",
+    help="Lowest score at which a comment is given up as beyond rewording [default: the bundle's].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
 @click.option(
@@ -57,6 +63,7 @@ def rewrite(
     quiet: bool,
     max_attempts: int | None,
     on_unresolved: str,
+    abstain: float | str | None,
     seed: int,
     deterministic: bool,
     show: int,
@@ -83,7 +90,8 @@ def rewrite(
       clean       the comment passes as it is and is copied
       rewritten   it did not, its rewrite does
       unresolved  no rewrite passes; text_detox is null, masked or kept
-                  (--on-unresolved), detox_reason says why
+                  (--on-unresolved), detox_reason says why: abstained, where
+                  the bundle holds that no rewording can mend it
       empty       nothing to rewrite
 
     A run that was interrupted or killed goes on when the same command is run
@@ -100,6 +108,7 @@ def rewrite(
       sro-edge rewrite s3://raw/comments.parquet s3://clean/comments.parquet
       zcat posts.jsonl.gz | sro-edge rewrite - | gzip > clean.jsonl.gz
       sro-edge rewrite comments.parquet --threshold 0.2 --on-unresolved mask
+      sro-edge rewrite comments.parquet --abstain off
 
     \b
     Exit status:
@@ -121,6 +130,7 @@ def rewrite(
         threshold=threshold,
         max_attempts=max_attempts,
         on_unresolved=on_unresolved,
+        abstain=abstain,
         seed=seed,
         threads=threads,
         device=device,

@@ -205,7 +205,7 @@ def _describe(
         "version": config.version,
         "license": license_id,
         "prompt": prompt.to_dict(),
-        "thresholds": dataclasses.asdict(config.thresholds),
+        "thresholds": config.thresholds.given(),
         "sampling": dataclasses.asdict(Sampling()),
         "training": {"policy": {"gguf": origin}, "assembled": True},
         "scores": {},

@@ -21,6 +21,8 @@ from sro_edge.folders import new_folder
 from sro_edge.manifest import MANIFEST, write_manifest
 
 PROOF = "proof.json"
+# Parts of a screener that a bundle may lack -> what stands of their run.json among its scores.
+_EXTRAS = {"first_stage": ("points",), "abstain": ("cross_validated", "held_out")}
 
 
 def export_bundle(
@@ -99,7 +101,7 @@ def _describe(
 ) -> None:
     """Write ``README.md`` and ``bundle.json``, and open the bundle as its user would."""
     training = {"policy": _portable(policy.record), "screener": _portable(screener.record)}
-    first_stage = _portable(fields.get("first_stage"))
+    extras = {part: _portable(fields[part]) for part in _EXTRAS if part in fields}
     name = config.name or out.name
     card = model_card(
         name=name,
@@ -111,7 +113,7 @@ def _describe(
         thresholds=fields["thresholds"],
         proof=proof,
         notes=config.notes,
-        first_stage=first_stage,
+        **extras,
         **training,
     )
     (folder / "README.md").write_text(card, "utf-8")
@@ -119,9 +121,8 @@ def _describe(
         "policy": training["policy"].get("kept") or {},
         "screener": training["screener"].get("metrics") or {},
     }
-    if first_stage is not None:
-        training["first_stage"] = first_stage
-        scores["first_stage"] = {"points": first_stage["points"]}
+    for part, record in extras.items():
+        scores[part] = {name: record[name] for name in _EXTRAS[part]}
     write_manifest(
         folder,
         {
@@ -131,7 +132,7 @@ def _describe(
             "prompt": fields["prompt"],
             "thresholds": fields["thresholds"],
             "sampling": dataclasses.asdict(Sampling()),
-            "training": {**training, "proof": proof},
+            "training": {**training, **extras, "proof": proof},
             "scores": {part: found for part, found in scores.items() if found},
         },
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sro_edge.export.card_sections import (
+    abstain_section,
     data_section,
     first_stage_section,
     rewriter_section,
@@ -37,7 +38,7 @@ _TRAINED = """\
 |---|---|
 | `detoxifier.gguf` | the rewriter, stored as {gguf_type}, for llama.cpp |
 {others}| `screener/model.onnx` | the screener ({outputs}), stored as {weights}, for ONNX Runtime |
-{first}| `lexicon.json` | toxic words, for the word-deleting last resort; may be missing |
+{first}{abstains}| `lexicon.json` | toxic words, for the word-deleting last resort; may be missing |
 | `bundle.json` | prompt, thresholds, sampling, and size and sha256 of every file |
 | `proof.json` | how far the files are from the trained models |
 
@@ -49,7 +50,7 @@ A comment passes up to a toxicity of {toxicity:.4g}; its rewrite must also keep 
 {policy}
 ## The screener
 
-{screener}{first_stage}
+{screener}{first_stage}{abstain_section}
 ## Data
 
 {data}
@@ -62,6 +63,9 @@ writes nothing, unless whoever ran it accepted that: such a figure is marked.
 """
 _FIRST = """\
 | `screener/first_stage.onnx` | the first stage, which clears clean comments before the screener |
+"""
+_ABSTAINS = """\
+| `screener/abstain.onnx` | what gives comments up that no rewording can mend |
 """
 _ASSEMBLED = """\
 It was assembled of two models that were trained elsewhere. They were opened and asked once; how
@@ -116,6 +120,7 @@ def model_card(
     proof: dict[str, Any],
     notes: str = "",
     first_stage: dict[str, Any] | None = None,
+    abstain: dict[str, Any] | None = None,
 ) -> str:
     """Markdown text of ``README.md``.
 
@@ -132,6 +137,7 @@ def model_card(
         proof: content of ``proof.json``.
         notes: Markdown put at the end.
         first_stage: ``run.json`` of the first stage; None where there is none.
+        abstain: ``run.json`` of what abstains, likewise.
     """
     others = "".join(
         f"| `detoxifier-{kind}.gguf` | the rewriter once more, stored as {kind} |\n"
@@ -139,6 +145,7 @@ def model_card(
     )
     figures = [[row["meaning"], row["value"], bound_text(row)] for row in proof.values()]
     records = {"rewriter": policy, "screener": screener}
+    extras = {"first stage": first_stage, "abstaining": abstain}
     middle = _TRAINED.format(
         gguf_type=gguf_types[0],
         others=others,
@@ -148,7 +155,9 @@ def model_card(
         screener=screener_section(screener),
         first=_FIRST if first_stage else "",
         first_stage=first_stage_section(first_stage) if first_stage else "",
-        data=data_section(records | ({"first stage": first_stage} if first_stage else {})),
+        abstains=_ABSTAINS if abstain else "",
+        abstain_section=abstain_section(abstain) if abstain else "",
+        data=data_section(records | {name: r for name, r in extras.items() if r}),
         proof=table(["figure", "value", "bound"], figures).rstrip(),
         **thresholds,
     )

@@ -32,6 +32,13 @@ _SCREENER_FIGURES = {
     "calibration_error": "calibration error",
 }
 
+_ABSTAIN_FIGURES = {
+    "threshold": "threshold",
+    "precision": "precision",
+    "recall": "recall",
+    "given_up": "rewordable comments given up",
+}
+
 
 def rewriter_section(record: dict[str, Any]) -> str:
     """How the rewriter was made and what that changed."""
@@ -89,6 +96,32 @@ toxic is cleared. Held out: {texts}.
 A lower threshold than those below switches it off.
 
 {table(head, rows).rstrip()}
+"""
+
+
+def abstain_section(record: dict[str, Any]) -> str:
+    """Which comments are given up, and what that gains and costs."""
+    rows = []
+    for name, part in (("cross-validated", "cross_validated"), ("held out", "held_out")):
+        for point in record[part]["points"]:
+            rows.append([name, *(point[key] for key in _ABSTAIN_FIGURES)])
+    held_out = record["held_out"]
+    low, high = held_out["interval"]
+    return f"""
+### Abstaining
+
+Some comments no rewording can mend. A linear probe of the screener's encoder learned to know them:
+toxic comments that people could not rewrite, against others that they did. A toxic comment is given
+up (`unresolved`, `abstained`) where one of its toxic sentences scores
+{record["threshold"]:.4g} or more: picked by cross-validation so that at most
+{record["config"]["given_up"]:.2%} of the comments that can be reworded are given up. On
+{held_out["comments"]:,} held-out comments, {held_out["refused"]:,} of which nobody could reword,
+average precision is {held_out["average_precision"]:.3f}, and precision at recall .5
+{held_out["precision_at_recall"]:.3f} (95 % interval {low:.3f} to {high:.3f};
+cross-validated {record["cross_validated"]["precision_at_recall"]:.3f}). What people refuse to
+rewrite is a matter of opinion, so no model can come near 1.
+
+{table(["comments", *_ABSTAIN_FIGURES.values()], rows).rstrip()}
 """
 
 

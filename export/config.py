@@ -33,6 +33,7 @@ class ExportConfig:
         license: SPDX identifier of the weights.
         notes: Markdown for the end of the model card.
         first_stage: a run of train-first-stage that was fitted to this very screener, or None.
+        abstain: a run of train-abstain that was trained on this very screener, or None.
     """
 
     gguf_types: tuple[str, ...] = (DEFAULT_TYPE,)
@@ -48,6 +49,7 @@ class ExportConfig:
     license: str = "Apache-2.0"
     notes: str = ""
     first_stage: Path | None = None
+    abstain: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse types that cannot be written."""

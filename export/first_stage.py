@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sro_edge.export.config import write_json
 from sro_edge.export.figures import Figure
 from sro_edge.export.onnx_weights import store
 from sro_edge.export.onnx_writer import to_onnx
+from sro_edge.export.runs import trained_record
 from sro_edge.first_stage import GRAPH, INPUTS, NOTES
 from sro_edge.manifest import sha256
 from sro_edge.onnx_session import feeds, load_session
@@ -37,7 +37,7 @@ def export_first_stage(
     Raises:
         ExportError: ``run`` is no such run, was fitted to another screener, or its graph differs.
     """
-    record = _read(run / "run.json")
+    record = trained_record(run, _KIND, "train-first-stage")
     if record["screener"] != sha256(screener / "model.onnx"):
         raise ExportError(
             f"{run} imitates another screener than the one being exported; export the bundle "
@@ -68,15 +68,3 @@ def export_first_stage(
         ),
     ]
     return record, figures
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"{file} cannot be read: {error}; give the folder of a finished train-first-stage"
-        ) from error
-    if not isinstance(record, dict) or record.get("kind") != _KIND:
-        raise ExportError(f"{file.parent} is no run of train-first-stage")
-    return record

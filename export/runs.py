@@ -77,6 +77,18 @@ def open_run(folder: Path, part: Part) -> Run:
     )
 
 
+def trained_record(run: Path, kind: str, command: str) -> dict[str, Any]:
+    """``run.json`` of a finished run of ``command``, whose kind is ``kind``.
+
+    Raises:
+        ExportError: there is none, or it is of another kind.
+    """
+    record = _read_object(run / "run.json")
+    if record is None or record.get("kind") != kind:
+        raise ExportError(f"{run} is no finished run of {command}: give the folder that it wrote")
+    return record
+
+
 def newest_run(part: Part, root: Path = Path("runs")) -> Path:
     """The folder under ``root`` whose ``run.json`` is of that kind and was written last.
 

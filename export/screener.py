@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sro_edge.export.abstention import export_abstain
 from sro_edge.export.config import ExportConfig, Part
 from sro_edge.export.figures import require
 from sro_edge.export.first_stage import export_first_stage
@@ -43,14 +44,18 @@ def export_screener(
         texts,
     )
     thresholds = dataclasses.replace(screener.thresholds, toxicity=proven.threshold)
-    fields: dict[str, Any] = {
-        "thresholds": dataclasses.asdict(thresholds),
-        "outputs": screener.graph.outputs,
-    }
+    fields: dict[str, Any] = {"outputs": screener.graph.outputs}
     figures = require(proven.figures, config.accept_drift)
     if config.first_stage is not None:
         progress("writing the first stage")
         record, proof = export_first_stage(config.first_stage, folder / "screener", texts)
         fields["first_stage"] = record
         figures += require(proof, config.accept_drift)
+    if config.abstain is not None:
+        progress("writing what abstains")
+        record, proof = export_abstain(config.abstain, run, folder / "screener", texts)
+        fields["abstain"] = record
+        thresholds = dataclasses.replace(thresholds, abstain=record["threshold"])
+        figures += require(proof, config.accept_drift)
+    fields["thresholds"] = thresholds.given()
     return Part(fields, figures)

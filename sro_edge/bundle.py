@@ -3,7 +3,8 @@
     bundle.json       schema version, prompt template, thresholds, sampling, size and sha256 of
                       every file, licence, how it was trained, its scores
     detoxifier.gguf   the rewriter, for llama.cpp
-    screener/         the screener as ONNX, its tokenizer and config; its first stage, if any
+    screener/         the screener as ONNX, its tokenizer and config; its first stage, if any, and
+                      what decides to abstain, if anything does
     lexicon.json      toxic words with their log-odds, for the word-deleting last resort
     README.md         model card
 
@@ -27,6 +28,7 @@ from sro_edge.errors import BundleError
 from sro_edge.folders import check_room, new_folder
 from sro_edge.headers import check_onnx, read_gguf
 from sro_edge.manifest import (
+    ABSTAIN,
     DETOXIFIER,
     FIRST_STAGE,
     LEXICON,
@@ -53,17 +55,24 @@ class Thresholds:
         toxicity: highest screener score that passes.
         similarity: lowest cosine of the embeddings of comment and rewrite that passes.
         fluency_drop: how far the rewrite's fluency may fall below the comment's own.
+        abstain: lowest score at which a toxic comment is given up as beyond rewording
+            (:mod:`sro_edge.abstention`); None for never.
     """
 
     toxicity: float
     similarity: float = 0.6
     fluency_drop: float = 0.2
+    abstain: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no score could meet or miss."""
-        for name, value in dataclasses.asdict(self).items():
+        for name, value in self.given().items():
             if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise ValueError(f"threshold {name} must lie between 0 and 1, not {value!r}")
+
+    def given(self) -> dict[str, float]:
+        """The thresholds by name, without those that are None."""
+        return {n: value for n, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ class Bundle:
         identity = [
             sorted((name, record.sha256) for name, record in self.files.items()),
             self.prompt.to_dict(),
-            dataclasses.asdict(self.thresholds),
+            self.thresholds.given(),
             dataclasses.asdict(self.sampling),
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -164,7 +173,7 @@ class Bundle:
         for name in self.files:
             if name.endswith(".gguf"):
                 read_gguf(self.path / name)
-        for graph in (SCREENER, FIRST_STAGE):
+        for graph in (SCREENER, FIRST_STAGE, ABSTAIN):
             for name in check_onnx(self.path / graph) if graph in self.files else ():
                 if f"screener/{name}" not in self.files:
                     raise BundleError(
@@ -190,7 +199,7 @@ class Bundle:
             OutputError: ``out`` exists or cannot be written.
         """
         manifest = read_manifest(self.path)
-        manifest["thresholds"] = dataclasses.asdict(thresholds or self.thresholds)
+        manifest["thresholds"] = (thresholds or self.thresholds).given()
         manifest["scores"] = {**self.scores, **(scores or {})}
         check_room(Path(out), sum(record.bytes for record in self.files.values()))
         with new_folder(Path(out), overwrite=False, is_ours=lambda _: False) as (folder, _):

@@ -27,7 +27,8 @@ class Rewrite:
         status: ``clean``, ``rewritten``, ``unresolved`` or ``empty``.
         reason: of an unresolved comment: ``toxic`` (no candidate passed the screener),
             ``meaning`` (none of those that did kept meaning, fluency and what must survive),
-            ``abstained`` (the model declined), ``too_long``, ``error``.
+            ``abstained`` (no rewording can mend it, or the model declined), ``too_long``,
+            ``error``.
         engine: what made the text: ``greedy``, ``sample`` or ``delete``.
         toxicity_before: screener's probability for the comment; None where a first stage cleared
             it, so that the screener never saw it (``toxicity_after`` too).

@@ -22,6 +22,7 @@ MANIFEST = "bundle.json"
 DETOXIFIER = "detoxifier.gguf"
 SCREENER = "screener/model.onnx"
 FIRST_STAGE = "screener/first_stage.onnx"
+ABSTAIN = "screener/abstain.onnx"
 LEXICON = "lexicon.json"
 LARGEST_MANIFEST = 4 << 20  # bytes
 REQUIRED = (DETOXIFIER, SCREENER, "screener/tokenizer.json", "screener/config.json")

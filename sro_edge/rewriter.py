@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sro_edge.abstention import OFF, REASON, load_abstainer
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import deletions
 from sro_edge.first_stage import stated
@@ -26,6 +27,7 @@ from sro_edge.score_cache import ScoreCache
 from sro_edge.screener import Scores, passes
 
 if TYPE_CHECKING:
+    from sro_edge.abstention import Abstainer
     from sro_edge.detoxifier import Detoxifier
     from sro_edge.first_stage import FirstStage
     from sro_edge.screener import Screener
@@ -50,6 +52,7 @@ class Rewriter:
         on_unresolved: text of an unresolved comment: ``null``, ``mask`` or ``keep``.
         seed: of the sampling.
         first_stage: clears comments before the screener sees them; None for none.
+        abstainer: gives comments up before they are rewritten; None to try them all.
     """
 
     def __init__(
@@ -63,13 +66,14 @@ class Rewriter:
         on_unresolved: str = "null",
         seed: int = 0,
         first_stage: FirstStage | None = None,
+        abstainer: Abstainer | None = None,
     ) -> None:
         if max_attempts < 1:
             raise ValueError(f"max_attempts must be at least 1, not {max_attempts}")
         if on_unresolved not in POLICIES:
             raise ValueError(f"on_unresolved must be one of {POLICIES}, not {on_unresolved!r}")
         self.bundle, self.screener, self.detoxifier = bundle, screener, detoxifier
-        self.first_stage = first_stage
+        self.first_stage, self.abstainer = first_stage, abstainer
         self.thresholds = thresholds or bundle.thresholds
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
         self.lexicon = bundle.lexicon()
@@ -88,6 +92,7 @@ class Rewriter:
         device: str = "auto",
         deterministic: bool = False,
         cascade: bool = True,
+        abstain: float | str | None = None,
     ) -> Rewriter:
         """Open a bundle (default: the embedded one) and its two models.
 
@@ -101,6 +106,7 @@ class Rewriter:
             device: ``auto``, ``cpu`` or ``cuda``.
             deterministic: see :class:`sro_edge.detoxifier.Detoxifier`.
             cascade: let the bundle's first stage, where it has one, clear what is surely clean.
+            abstain: lowest score that gives a comment up, in place of the bundle's, or ``off``.
 
         Raises:
             BundleError: the bundle is incomplete or changed.
@@ -115,10 +121,16 @@ class Rewriter:
         thresholds = opened.thresholds
         if threshold is not None:
             thresholds = dataclasses.replace(thresholds, toxicity=threshold)
+        if abstain is not None:
+            chosen = None if abstain == OFF else float(abstain)
+            thresholds = dataclasses.replace(thresholds, abstain=chosen)
         screener = Screener(opened.screener, threads=threads, device=device)
         stage = None
         if cascade:
             stage = load_first_stage(opened.screener, thresholds.toxicity, threads=threads)
+        abstainer = load_abstainer(
+            opened, screener, thresholds.abstain, threads=threads, device=device
+        )
         detoxifier = Detoxifier(
             opened.detoxifier,
             opened.prompt,
@@ -136,6 +148,7 @@ class Rewriter:
             on_unresolved=on_unresolved,
             seed=seed,
             first_stage=stage,
+            abstainer=abstainer,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -189,6 +202,8 @@ class Rewriter:
             embedding = None if before.embedding is None else before.embedding[row]
             jobs[i] = Job(texts[i], float(before.toxicity[row]), embedding, self.screener.reveal)
         self._find_pieces(list(jobs.values()))
+        if self.abstainer is not None:
+            self._give_up(self.abstainer.given_up(list(jobs.values())), REASON)
         for attempt in range(self.max_attempts + 1):
             self._round([j for j in jobs.values() if not j.done], attempt)
         self._give_up([j for j in jobs.values() if not j.done])
@@ -337,11 +352,10 @@ class Rewriter:
                 attempts=job.attempts,
             )
 
-    def _give_up(self, jobs: Sequence[Job]) -> None:
+    def _give_up(self, jobs: Sequence[Job], reason: str | None = None) -> None:
         """Close what is left as unresolved, with the text that the user's policy gives it."""
         for job in jobs:
-            open_pieces = [p for p in job.pieces if p.answer is None]
-            reason = open_pieces[0].reason if open_pieces else "toxic"
+            reasons = [p.reason for p in job.pieces if p.answer is None] or ["toxic"]
             text, after = None, None
             if self.on_unresolved == "keep":
                 text, after = job.text, job.toxicity
@@ -350,7 +364,7 @@ class Rewriter:
             job.done = Rewrite(
                 text,
                 "unresolved",
-                reason=reason,
+                reason=reason or reasons[0],
                 toxicity_before=job.toxicity,
                 toxicity_after=after,
                 attempts=job.attempts,

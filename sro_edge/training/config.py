@@ -227,3 +227,32 @@ class FirstStageConfig:
         default=1, metadata={"help": "occurrences below which a token is unknown: never cleared"}
     )
     seed: int = field(default=0, metadata={"help": "of pieces, order and initialisation"})
+
+
+@dataclass(frozen=True)
+class AbstainConfig:
+    """How the decision to abstain is fitted; defaults are the default bundle's."""
+
+    strength: float = field(
+        default=2e-4, metadata={"help": "inverse of the regularisation, scikit-learn's C"}
+    )
+    max_length: int = field(default=128, metadata={"help": "tokens of a comment that are read"})
+    folds: int = field(
+        default=5, metadata={"help": "parts of the cross-validation that picks the threshold"}
+    )
+    held_out: float = field(
+        default=0.2, metadata={"help": "share of the comments that is only reported on"}
+    )
+    given_up: float = field(
+        default=0.005,
+        metadata={"help": "largest share of the comments that can be reworded to be given up"},
+    )
+    seed: int = field(default=0, metadata={"help": "of the bootstrap intervals"})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be fitted."""
+        if self.folds < 2 or self.strength <= 0:
+            raise ValueError("folds must be at least 2, and strength above 0")
+        for name in ("held_out", "given_up"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")

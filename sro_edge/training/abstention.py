@@ -1,0 +1,253 @@
+"""Which toxic comments no rewording can mend: those that people could not rewrite, and the others.
+
+A linear probe (Alain & Bengio 2016, arXiv 1610.01644) of all layers of the screener's encoder: a
+logistic regression on the mean and the maximum of each layer's hidden states. The encoder stays as
+it is, so the exported graph has all its weights in common with the screener and adds little. The
+threshold is picked by cross-validation; a part of the comments, by their hash, is only reported on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from transformers import AutoModel, AutoTokenizer
+
+from sro_edge.abstention import OUTPUT
+from sro_edge.durable import write_json
+from sro_edge.errors import InputError, ModelError
+from sro_edge.manifest import sha256
+from sro_edge.training.abstention_figures import (
+    Floats,
+    Labels,
+    measure,
+    recall_point,
+    strict_point,
+)
+from sro_edge.training.config import AbstainConfig
+from sro_edge.training.encoder import sorted_batches
+from sro_edge.training.piles import fold, key, read_table
+from sro_edge.training.runs import begin_run, digest, model_folder
+
+Features = npt.NDArray[np.float32]
+
+KIND = "abstain"
+WEIGHTS = "probe.safetensors"
+_FEWEST = 20  # comments of each kind, below which nothing can be learned or measured
+_CHUNK = 512  # comments between two reports of progress
+_LOWEST = -1e4  # stands where there is no token, below every hidden state
+
+
+class Row(NamedTuple):
+    """A toxic comment, and whether people found no way to reword it."""
+
+    text: str
+    refused: bool
+
+
+class Probe(torch.nn.Module):
+    """Token ids -> a score in [0, 1]: how surely no rewording can mend the comment.
+
+    Args:
+        encoder: of the screener, in eval mode.
+    """
+
+    outputs = (OUTPUT,)
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        config = encoder.config
+        width = 2 * config.num_hidden_layers * config.hidden_size
+        # No matrix: one of int8 steps would be too coarse for weights of such different sizes.
+        self.weight = torch.nn.Parameter(torch.zeros(width))
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Means, then maxima, of the L layers' hidden states (B, 2Ld), from (B, T) each."""
+        out = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        )
+        mask = attention_mask.unsqueeze(-1).float()  # (B, T, 1)
+        layers = out.hidden_states[1:]  # L times (B, T, d)
+        means = [(h * mask).sum(1) / mask.sum(1).clamp_min(1) for h in layers]
+        largest = [(h * mask + (1 - mask) * _LOWEST).amax(1) for h in layers]
+        return torch.cat([*means, *largest], dim=1)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """The score (B,) of ids and mask (B, T)."""
+        features = self.features(input_ids, attention_mask)
+        return (torch.sigmoid((features * self.weight).sum(1) + self.bias),)
+
+
+def read_rows(paths: Iterable[str | Path], column: str, label: str, value: str) -> list[Row]:
+    """The comments of Parquet, CSV, TSV or JSONL files; blank ones are left out.
+
+    Args:
+        paths: the files.
+        column: text column.
+        label: column that tells which comments nobody could reword.
+        value: what it says of these, as text.
+
+    Raises:
+        InputError: a file cannot be read, lacks a column, or ``value`` stands nowhere.
+    """
+    rows: list[Row] = []
+    found = set()
+    for path in paths:
+        table = read_table(path, [column, label])
+        said = [str(given) for given in table[label].to_pylist()]
+        found.update(said)
+        rows += [
+            Row(text, given == value)
+            for text, given in zip(table[column].to_pylist(), said, strict=True)
+            if isinstance(text, str) and text.strip()
+        ]
+    if value not in found:
+        some = ", ".join(sorted(found)[:5])
+        raise InputError(
+            f"no comment has {value!r} in column {label!r}, which says {some}: name with --value "
+            "what it says of comments that nobody could reword"
+        )
+    return rows
+
+
+def train_abstain(
+    rows: Sequence[Row],
+    screener: str | Path,
+    run: Path,
+    config: AbstainConfig,
+    *,
+    progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> None:
+    """Fit the probe and write ``run/probe.safetensors`` and ``run/run.json``.
+
+    Args:
+        rows: toxic comments; of those that differ in space and case only, the first counts.
+        screener: run or HF folder of the screener whose encoder is probed.
+        run: folder of the result.
+        config: how to fit.
+        progress: called with metrics; ``comment`` counts those that were read.
+
+    Raises:
+        InputError: there are too few comments of a kind.
+        ModelError: the screener has no safetensors weights, or is no encoder with hidden states.
+        OutputError: ``run`` holds a run with other settings or comments.
+    """
+    rows = list({key(row.text): row for row in reversed(rows)}.values())[::-1]
+    place = np.array([fold(row.text) for row in rows])
+    refused = np.array([row.refused for row in rows], dtype=bool)
+    learned, held_out = place >= config.held_out, place < config.held_out
+    _check_enough(refused[learned], "learn from")
+    _check_enough(refused[held_out], "report on")
+    probe, tokenizer, identity = open_probe(screener)
+    texts = digest(f"{row.refused:d}{row.text}" for row in rows)
+    begin_run(run, {"screener": identity, "texts": texts, "config": asdict(config)})
+    seen = read(probe, tokenizer, [row.text for row in rows], config.max_length, progress)
+    x, y = seen[learned], refused[learned]
+    width = (1 - config.held_out) / config.folds
+    parts = ((place[learned] - config.held_out) / width).astype(int).clip(max=config.folds - 1)
+    scores = np.zeros(len(y))
+    for part in range(config.folds):
+        inside = parts == part
+        scores[inside] = score(x[inside], *fit(x[~inside], y[~inside], config.strength))
+    weight, bias = fit(x, y, config.strength)
+    points = [strict_point(y, scores, config.given_up), recall_point(y, scores)]
+    unseen = score(seen[held_out], weight, bias)
+    record = {
+        "kind": KIND,
+        "screener": identity,
+        "config": asdict(config),
+        "threshold": points[0],
+        "cross_validated": measure(y, scores, points, config.seed),
+        "held_out": measure(refused[held_out], unseen, points, config.seed),
+    }
+    found = {"weight": torch.from_numpy(weight).float(), "bias": torch.tensor([bias]).float()}
+    save_file(found, run / WEIGHTS)
+    write_json(run / "run.json", record)
+
+
+def open_probe(screener: str | Path) -> tuple[Probe, Any, str]:
+    """An unfitted probe, its tokenizer, and the SHA-256 of the screener's weights.
+
+    Raises:
+        ModelError: see :func:`train_abstain`.
+    """
+    folder = Path(model_folder(screener))
+    try:
+        encoder = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager"
+        )
+        return (
+            Probe(encoder.eval()).eval(),
+            AutoTokenizer.from_pretrained(folder),
+            sha256(folder / "model.safetensors"),
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{screener} cannot be probed: give the folder of a screener (a run of `sro-edge "
+            f"train-screener`, or an encoder with model.safetensors and a tokenizer): {error}"
+        ) from error
+
+
+def load(run: Path, screener: str | Path) -> tuple[Probe, str]:
+    """The fitted probe of a run, and the SHA-256 of the screener's weights."""
+    probe, _, identity = open_probe(screener)
+    probe.load_state_dict(load_file(run / WEIGHTS), strict=False)
+    return probe, identity
+
+
+@torch.inference_mode()
+def read(
+    probe: Probe,
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int,
+    progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> Features:
+    """The features (N, F) of texts."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    probe.to(device)
+    found = np.zeros((len(texts), len(probe.weight)), dtype=np.float32)
+    for start in range(0, len(texts), _CHUNK):
+        chunk = texts[start : start + _CHUNK]
+        for rows, encoded in sorted_batches(tokenizer, chunk, max_length=max_length, device=device):
+            inputs = (encoded["input_ids"], encoded["attention_mask"])
+            found[[start + row for row in rows]] = probe.features(*inputs).cpu().numpy()
+        progress({"comment": start + len(chunk)})
+    return found
+
+
+def fit(x: Features, y: Labels, strength: float) -> tuple[Floats, float]:
+    """Weights (F,) and bias of a logistic regression of labels (N,) on features (N, F).
+
+    It is fitted to standardised features; the weights are those for the features as they are.
+    """
+    mean, spread = x.mean(0), x.std(0) + 1e-6
+    model = LogisticRegression(C=strength, max_iter=1000).fit((x - mean) / spread, y)
+    weight = (model.coef_[0] / spread).astype(np.float64)
+    return weight, float(model.intercept_[0] - weight @ mean)
+
+
+def score(x: Features, weight: Floats, bias: float) -> Floats:
+    """Scores (N,) in [0, 1] of features (N, F)."""
+    scores: Floats = 1 / (1 + np.exp(-(x @ weight + bias)))
+    return scores
+
+
+def _check_enough(refused: Labels, use: str) -> None:
+    for name, count in (("no", int(refused.sum())), ("a", int((~refused).sum()))):
+        if count < _FEWEST:
+            raise InputError(
+                f"there are {count} comments to {use} for which people found {name} rewording; "
+                f"{_FEWEST} are the fewest: give more, or look at --label, --value and --held-out"
+            )
