@@ -6,8 +6,8 @@ stopped: that is what makes a resumed run end with the bytes of an unbroken one.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from sro_edge.errors import EngineError
 from sro_edge.formats import Comment
 
 LOST_IN_A_ROW = 3  # units; then it is not the comments
+_AHEAD = 1  # units asked for behind the one that is waited for
 _CACHE = 20_000  # rows kept for comments that come again
 _CACHE_CHARS = 1_000  # longer comments are not kept
 _SHORT = 120  # characters of a comment that reads well as an example
@@ -70,6 +71,39 @@ class Tally:
         return {"rows": self.rows, "toxic": self.toxic, **named}
 
 
+class _Entry:
+    """A comment's row, once it is there."""
+
+    __slots__ = ("row",)
+    row: Row
+
+
+@dataclass
+class _Asked:
+    """A unit that was asked for.
+
+    Attributes:
+        unit: its comments.
+        entries: their rows to be.
+        new: those of the comments that did not come before.
+        evicted: what the cache let go to have room for them, oldest first.
+        wait: waits for the rows of ``new``.
+    """
+
+    unit: Sequence[Comment]
+    entries: list[_Entry] = field(default_factory=list)
+    new: dict[str | None, _Entry] = field(default_factory=dict)
+    evicted: list[tuple[str | None, _Entry]] = field(default_factory=list)
+    wait: Callable[[], list[Row]] = list
+
+    def fill(self, rows: Sequence[Row]) -> None:
+        """Note the rows of ``new``."""
+        if len(rows) != len(self.new):
+            raise RuntimeError(f"{len(self.new)} comments gave {len(rows)} results")
+        for entry, row in zip(self.new.values(), rows, strict=True):
+            entry.row = row
+
+
 class Answers:
     """The rows of unit after unit."""
 
@@ -82,47 +116,93 @@ class Answers:
         """
         self.lost, self.failure = 0, ""
         self._annotator, self._trouble = annotator, trouble
-        self._known: OrderedDict[str | None, Row] = OrderedDict()
+        self._known: OrderedDict[str | None, _Entry] = OrderedDict()
 
-    def give(self, texts: Sequence[str | None]) -> list[Row]:
-        """The rows of a unit; comments that came before are not worked on again."""
-        new = list(dict.fromkeys(text for text in texts if text not in self._known))
-        rows = dict(zip(new, self._attempt(new), strict=True))
-        found = [rows[text] if text in rows else self._known[text] for text in texts]
-        self._remember(rows.items())
-        return found
+    def give(
+        self, units: Iterable[Sequence[Comment]]
+    ) -> Iterator[tuple[Sequence[Comment], list[Row]]]:
+        """Units with their rows; comments that came before are not worked on again.
 
-    def recall(self, unit: pa.Table, texts: Sequence[str | None]) -> list[Row]:
-        """The rows of a unit that an earlier run answered."""
-        rows = self._annotator.recall(unit, texts)
-        self._remember(zip(texts, rows, strict=True))
+        The next unit is read and asked for before the rows of one are waited for, so the models are
+        at work while the caller keeps the rows and reads on.
+        """
+        asked: deque[_Asked] = deque()
+        for unit in units:
+            asked.append(self._ask(unit))
+            if len(asked) > _AHEAD:
+                yield self._next(asked)
+        while asked:
+            yield self._next(asked)
+
+    def recall(self, unit: Sequence[Comment], stored: pa.Table) -> list[Row]:
+        """The rows of a unit that an earlier run answered and ``stored``."""
+        texts = [comment.text for comment in unit]
+        rows = self._annotator.recall(stored, texts)
+        recalled = _Asked(unit)
+        for text, row in zip(texts, rows, strict=True):
+            if row.reason != LOST and text not in self._known:
+                recalled.new.setdefault(text, _Entry()).row = row
+        self._remember(recalled)
         return rows
 
-    def _attempt(self, texts: Sequence[str | None]) -> list[Row]:
-        """Ask the models, and once more if they failed; then the comments are lost."""
-        if not texts:
-            return []
-        for then in ("trying them again", "they become unresolved: error"):
-            try:
-                rows = self._annotator.rows(texts)
-            except EngineError as error:
-                self.failure = str(error)
-                self._trouble(f"{self.failure}, over {len(texts)} comments; {then}")
-                continue
-            if len(rows) != len(texts):
-                raise RuntimeError(f"{len(texts)} comments gave {len(rows)} results")
-            self.lost = 0
-            return rows
-        self.lost += 1
-        return [self._annotator.lost(text) for text in texts]
+    def _ask(self, unit: Sequence[Comment]) -> _Asked:
+        asked = _Asked(unit)
+        for text in (comment.text for comment in unit):
+            entry = self._known.get(text) or asked.new.get(text)
+            if entry is None:
+                entry = asked.new[text] = _Entry()
+            asked.entries.append(entry)
+        self._remember(asked)
+        if asked.new:
+            asked.wait = self._annotator.begin(list(asked.new))
+        return asked
 
-    def _remember(self, rows: Iterable[tuple[str | None, Row]]) -> None:
+    def _next(self, asked: deque[_Asked]) -> tuple[Sequence[Comment], list[Row]]:
+        """Wait for the unit asked for first, and once more if the models failed over it.
+
+        What was asked for behind it is then asked for anew, and knows only what it would have known
+        had nobody asked ahead.
+        """
+        first, behind = asked.popleft(), list(asked)
+        if not self._answered(first):
+            for later in reversed(behind):
+                self._withdraw(later)
+            asked.clear()
+            first.wait = self._annotator.begin(list(first.new))
+            if not self._answered(first, last=True):
+                self._withdraw(first)
+                first.fill([self._annotator.lost(text) for text in first.new])
+                self.lost += 1
+            asked.extend(self._ask(later.unit) for later in behind)
+        return first.unit, [entry.row for entry in first.entries]
+
+    def _answered(self, asked: _Asked, *, last: bool = False) -> bool:
+        """Whether the rows of ``asked`` came; says why not."""
+        try:
+            asked.fill(asked.wait())
+        except EngineError as error:
+            self.failure = str(error)
+            then = "they become unresolved: error" if last else "trying them again"
+            self._trouble(f"{self.failure}, over {len(asked.new)} comments; {then}")
+            return False
+        if asked.new:
+            self.lost = 0
+        return True
+
+    def _remember(self, asked: _Asked) -> None:
         """Keep rows for comments that come again, in the same order whenever a run was stopped."""
-        for text, row in rows:
-            if len(text or "") <= _CACHE_CHARS and row.reason != LOST and text not in self._known:
-                self._known[text] = row
+        short = {t: entry for t, entry in asked.new.items() if len(t or "") <= _CACHE_CHARS}
+        self._known.update(short)
         while len(self._known) > _CACHE:
-            self._known.popitem(last=False)
+            asked.evicted.append(self._known.popitem(last=False))
+
+    def _withdraw(self, asked: _Asked) -> None:
+        """Undo :meth:`_remember`; what was remembered later must be withdrawn first."""
+        for text in asked.new:
+            self._known.pop(text, None)
+        for text, entry in reversed(asked.evicted):
+            self._known[text] = entry
+            self._known.move_to_end(text, last=False)
 
 
 def with_own_bytes(row: Row, comment: Comment) -> tuple[object, ...]:

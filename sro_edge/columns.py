@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -33,11 +34,15 @@ class RewritingEngine(Protocol):
         """All that decides what a comment becomes, as JSON types."""
 
     def rewrite(self, texts: Sequence[str | None], /) -> Iterable[Rewrite]:
-        """One rewrite a text, in order."""
+        """One rewrite a text, in order; another process begins before the first is taken."""
 
 
 class ScreeningEngine(Protocol):
-    """What scores: a :class:`sro_edge.screener.Screener`, here or in another process."""
+    """What scores: a :class:`sro_edge.screener.Screener`, here or in another process.
+
+    One in another process may have ``begin`` as well: it starts on texts, and what it returns waits
+    for their scores.
+    """
 
     def score(self, texts: Sequence[str], /) -> Scores:
         """Scores in the order of ``texts``."""
@@ -52,11 +57,15 @@ class Annotator(Protocol):
     def fields(self, column: str, text_type: pa.DataType) -> list[pa.Field]:
         """The new columns beside a column of comments."""
 
-    def rows(self, texts: Sequence[str | None]) -> list[Row]:
-        """One row for each comment, in order; depends on nothing but these comments.
+    def begin(self, texts: Sequence[str | None]) -> Callable[[], list[Row]]:
+        """Start on these comments; what comes back waits for one row for each, in order.
+
+        The rows depend on nothing but these comments. Several may be begun; they are waited for in
+        the same order.
 
         Raises:
-            EngineError: the models failed over them; another try may succeed.
+            EngineError: (by the waiting) the models failed over them; another try may succeed. What
+                was begun behind them is lost.
         """
 
     def lost(self, text: str | None) -> Row:
@@ -89,9 +98,10 @@ class Rewriting:
             pa.field("detox_attempts", pa.int32()),
         ]
 
-    def rows(self, texts: Sequence[str | None]) -> list[Row]:
+    def begin(self, texts: Sequence[str | None]) -> Callable[[], list[Row]]:
         """One row for each rewrite."""
-        return [self._row(done) for done in self.rewriter.rewrite(texts)]
+        found = self.rewriter.rewrite(texts)
+        return lambda: [self._row(done) for done in found]
 
     def lost(self, text: str | None) -> Row:
         """Unresolved, with the text that the user wants for such comments."""
@@ -145,19 +155,29 @@ class Screening:
         fields = [pa.field(name, pa.float32()) for name in names[: 1 + self.has_fluency]]
         return [*fields, pa.field(f"{column}_cleared", pa.bool_())][: len(self._blank)]
 
-    def rows(self, texts: Sequence[str | None]) -> list[Row]:
+    def begin(self, texts: Sequence[str | None]) -> Callable[[], list[Row]]:
         """Null, blank and cleared comments have no scores."""
         filled = [text for text in texts if text and text.strip()]
-        scores = self.screener.score(filled) if filled else None
+        if not filled:
+            return lambda: self._rows([None] * len(texts))
+        begin = getattr(self.screener, "begin", None)
+        wait = partial(self.screener.score, filled) if begin is None else begin(filled)
+
+        def rows() -> list[Row]:
+            found = self._scored(wait())
+            return self._rows(next(found) if t and t.strip() else None for t in texts)
+
+        return rows
+
+    def _scored(self, scores: Scores) -> Iterator[tuple[Any, ...]]:
+        """The new columns' values for each text."""
         columns: list[list[Any]] = []
-        if scores is not None:
-            for column in (scores.toxicity, scores.fluency):
-                if column is not None:
-                    columns.append([None if math.isnan(v) else v for v in column.tolist()])
-            if scores.cleared is not None:
-                columns.append(scores.cleared.tolist())
-        found = iter(zip(*columns, strict=True))
-        return self._rows(next(found) if t and t.strip() else None for t in texts)
+        for column in (scores.toxicity, scores.fluency):
+            if column is not None:
+                columns.append([None if math.isnan(v) else v for v in column.tolist()])
+        if scores.cleared is not None:
+            columns.append(scores.cleared.tolist())
+        return zip(*columns, strict=True)
 
     def lost(self, text: str | None) -> Row:
         """Without scores."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -129,20 +129,23 @@ class Run:
         kept, self.resumed = units.files, units.rows
         self.tell()
         comments = self.source.comments()
-        while unit := list(islice(comments, self.options.unit_rows)):
-            texts = [comment.text for comment in unit]
-            if (done := next(kept, None)) is not None:
-                rows = self.answers.recall(read(done), texts)
-            else:
-                rows = self.answers.give(texts)
-                units.add(self.table(rows, unit))
-                self.give_up(units)
-            for row, comment in zip(rows, unit, strict=True):
-                self.tally.add(row, comment)
-            self.tell()
+        size = self.options.unit_rows
+        cut: Iterator[Sequence[Comment]] = iter(lambda: list(islice(comments, size)), [])
+        for done, unit in zip(kept, cut, strict=False):
+            self.note(unit, self.answers.recall(unit, read(done)))
+        for unit, rows in self.answers.give(cut):
+            units.add(self.table(rows, unit))
+            self.give_up(units)
+            self.note(unit, rows)
         self.check_unchanged()
         if self.tally.rows != self.source.rows:
             raise RuntimeError(f"{self.source.rows} comments gave {self.tally.rows} results")
+
+    def note(self, unit: Sequence[Comment], rows: Sequence[Row]) -> None:
+        """Count the rows of a unit, and say so."""
+        for row, comment in zip(rows, unit, strict=True):
+            self.tally.add(row, comment)
+        self.tell()
 
     def give_up(self, units: Units) -> None:
         """End the run where unit after unit fails: that is no longer a matter of some comments."""

@@ -4,8 +4,8 @@ The parent reads and writes; the child answers. They speak JSON, one message a l
 
     to the child      {"role": "rewrite", "load": "module:function", "asked": {...}}, once
     from the child    {"ready": ...}, or {"error": [kind, sentence]} where nothing can be loaded
-    to the child      ["comment", null, ...], for each call
-    from the child    {"answer": ...}, or {"failed": sentence}
+    to the child      ["comment", null, ...], again and again; it need not wait for the answers
+    from the child    {"answer": ...}, or {"failed": sentence}, for each of these, in order
 
 The child has a session of its own, so Ctrl-C reaches only the parent, and it ends when the parent
 does, however that ends.
@@ -26,6 +26,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -81,16 +82,44 @@ class Worker:
             self._ready = message["ready"]
         return self._ready
 
-    def call(self, texts: Sequence[str | None]) -> Any:
-        """The engine's answer to ``texts``.
+    def begin(self, texts: Sequence[str | None]) -> Callable[[], Any]:
+        """Hand over ``texts``; what comes back waits for the engine's answer.
+
+        Several may be handed over before the first answer; the child takes them in turn. Answers
+        are waited for in the same order, or not at all.
 
         Raises:
-            EngineError: the child died, or the engine failed.
+            EngineError: (by the waiting) the child died, or the engine failed; what was handed over
+                behind is lost.
+            SroEdgeError: (by the waiting) what the loader of a new child raised.
         """
-        self.ready()
+        if self._child is None:
+            self._start()
+        child = self._child
         try:
-            self._send(list(texts))
-            message = self._receive("at work")
+            with contextlib.suppress(EngineError):  # it is said when the answer is wanted
+                self._send(list(texts))
+        except BaseException:  # half a message, say
+            self.close()
+            raise
+        self._sent += 1
+        return partial(self._answer, child, self._sent)
+
+    def call(self, texts: Sequence[str | None]) -> Any:
+        """The engine's answer to ``texts``; see :meth:`begin`."""
+        return self.begin(texts)()
+
+    def _answer(self, child: subprocess.Popen[bytes] | None, number: int) -> Any:
+        """The answer to what was handed over to ``child`` as the so-manieth."""
+        if self._child is not child:
+            raise EngineError("the process with the models ended before it came to these comments")
+        if number <= self._answered:
+            raise RuntimeError("this answer was taken, or passed over for a later one")
+        try:
+            self.ready()
+            while self._answered < number:
+                message = self._receive("at work")
+                self._answered += 1
         except BaseException:
             self.close()
             raise
@@ -120,6 +149,7 @@ class Worker:
     def _start(self) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         # -P: nothing that lies in the current folder is imported.
+        self._sent = self._answered = 0
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "sro_edge.worker"],
             stdin=subprocess.PIPE,
@@ -177,11 +207,15 @@ class RemoteRewriter:
         settings: dict[str, Any] = self._worker.ready()
         return settings
 
-    def rewrite(self, texts: Sequence[str | None]) -> list[Rewrite]:
-        """One rewrite a text, in order."""
+    def rewrite(self, texts: Sequence[str | None]) -> Iterator[Rewrite]:
+        """One rewrite a text, in order; the worker begins at once, before the first is taken."""
+        return self._rewrites(self._worker.begin(texts))
+
+    def _rewrites(self, wait: Callable[[], Any]) -> Iterator[Rewrite]:
         from sro_edge.job import Rewrite
 
-        return [Rewrite(**fields) for fields in self._worker.call(texts)]
+        for fields in wait():
+            yield Rewrite(**fields)
 
 
 class RemoteScreener:
@@ -195,19 +229,27 @@ class RemoteScreener:
         """Name, version and digest of its bundle, and the threshold that the bundle states."""
         return dict(self._worker.ready())
 
+    def begin(self, texts: Sequence[str]) -> Callable[[], Scores]:
+        """Start on ``texts``; what comes back waits for their :meth:`score`."""
+        wait = self._worker.begin(texts)
+        return lambda: _scores_of(*wait())
+
     def score(self, texts: Sequence[str]) -> Scores:
         """Toxicity and fluency, NaN where a first stage cleared the text; no embedding."""
-        import numpy as np
+        return self.begin(texts)()
 
-        from sro_edge.screener import Scores
 
-        toxicity, fluency, cleared = self._worker.call(texts)
-        return Scores(
-            np.asarray(toxicity, np.float32),
-            None if fluency is None else np.asarray(fluency, np.float32),
-            None,
-            None if cleared is None else np.asarray(cleared, bool),
-        )
+def _scores_of(toxicity: Any, fluency: Any, cleared: Any) -> Scores:
+    import numpy as np
+
+    from sro_edge.screener import Scores
+
+    return Scores(
+        np.asarray(toxicity, np.float32),
+        None if fluency is None else np.asarray(fluency, np.float32),
+        None,
+        None if cleared is None else np.asarray(cleared, bool),
+    )
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def statuses(output: Path) -> list[tuple[str, str | None]]:
 def test_the_same_answers_as_here(rewriter: worker.RemoteRewriter) -> None:
     assert rewriter.settings() == FakeRewriter().settings()
     texts = [*COMMENTS, "nul \x00, lone \ud800, \N{PILE OF POO}, \u2028"]
-    assert rewriter.rewrite(texts) == [FakeRewriter.one(text) for text in texts]
+    assert list(rewriter.rewrite(texts)) == [FakeRewriter.one(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,21 @@ def test_no_process_and_no_descriptor_is_left() -> None:
             os.kill(pid or 0, 0)
     if before is not None:
         assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_answers_come_in_turn_to_what_was_handed_over_ahead() -> None:
+    with worker.Worker("rewrite", bundle=None) as engine:
+        first, skipped, third = (engine.begin([text]) for text in ("fine", "damn", "so stupid"))
+        assert first() == [vars(FakeRewriter.one("fine"))]
+        assert third() == [vars(FakeRewriter.one("so stupid"))]
+        with pytest.raises(RuntimeError, match="passed over"):
+            skipped()
+        fatal, behind = engine.begin(["abort"]), engine.begin(["fine"])
+        with pytest.raises(EngineError, match="SIGABRT"):
+            fatal()
+        with pytest.raises(EngineError, match="before it came to these comments"):
+            behind()
+        assert engine.call(["fine"]) == [vars(FakeRewriter.one("fine"))]
 
 
 PARENT = """
