@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from sro_edge.detoxifier import Candidate
 
     Floats = npt.NDArray[np.float32]
+
+
+_CURSE = 4  # words of a sentence that may be left out, at most
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,34 @@ class Job:
 
     def assembled(self, mask: str | None = None) -> str:
         """The comment with its rewritten pieces, or with ``mask`` in the place of each piece."""
-        out, end = [], 0
-        for piece in sorted(self.pieces, key=lambda p: p.span.start):
-            new = mask if mask is not None else piece.answer
-            old = piece.span.of(self.text)
-            out += [self.text[end : piece.span.start], old if new is None else new]
+        return self._with([mask if mask is not None else p.answer for p in self.pieces])
+
+    def without_curses(self) -> str | None:
+        """The comment without its open pieces, if each is as short as a curse ("damn it!").
+
+        Such a sentence says nothing that could be said politely.
+        """
+        still_open = [p for p in self.pieces if p.answer is None]
+        if not still_open or any(len(re.findall(r"\w+", p.text)) > _CURSE for p in still_open):
+            return None
+        text = self._with(["" if p.answer is None else p.answer for p in self.pieces])
+        return text if any(c.isalpha() for c in text) else None
+
+    def _with(self, answers: Sequence[str | None]) -> str:
+        """The comment with an answer for each piece: None leaves it as it is, "" leaves it out."""
+        out, end = "", 0
+        for answer, piece in sorted(zip(answers, self.pieces, strict=True), key=_start):
+            out += self.text[end : piece.span.start]
+            out += piece.span.of(self.text) if answer is None else answer
             end = piece.span.end
-        return "".join([*out, self.text[end:]])
+            if answer == "":  # of the white space on both sides, one
+                rest = self.text[end:].lstrip()
+                end, out = len(self.text) - len(rest), out if rest else out.rstrip()
+        return out + self.text[end:]
+
+
+def _start(item: tuple[str | None, Piece]) -> int:
+    return item[1].span.start
 
 
 def free_spans(text: str) -> list[Span]:

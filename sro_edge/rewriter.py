@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
+_NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
 _CACHE = 20_000  # records kept for comments that come again
 _CACHE_CHARS = 1_000  # longer comments are not kept
 
@@ -206,6 +207,7 @@ class Rewriter:
             self._give_up(self.abstainer.given_up(list(jobs.values())), REASON)
         for attempt in range(self.max_attempts + 1):
             self._round([j for j in jobs.values() if not j.done], attempt)
+        self._leave_out([j for j in jobs.values() if not j.done])
         self._give_up([j for j in jobs.values() if not j.done])
         for i, job in jobs.items():
             results[i] = job.done
@@ -337,20 +339,22 @@ class Rewriter:
                 continue
             if not passes(toxicity, self.thresholds.toxicity):
                 continue
-            similarity = None
-            if scores.embedding is not None and job.embedding is not None:
-                similarity = float(scores.embedding[i] @ job.embedding)
             engines = [p.engine for p in job.pieces]
-            job.done = Rewrite(
-                text,
-                "rewritten",
-                engine=next(e for e in ("delete", "sample", "greedy") if e in engines),
-                toxicity_before=job.toxicity,
-                toxicity_after=toxicity,
-                similarity=similarity,
-                fluency=None if scores.fluency is None else float(scores.fluency[i]),
-                attempts=job.attempts,
-            )
+            engine = next(e for e in ("delete", "sample", "greedy") if e in engines)
+            job.done = _rewritten(job, text, engine, scores, i)
+
+    def _leave_out(self, jobs: Sequence[Job]) -> None:
+        """Close comments that pass, and say nearly the same, without their unmended curses."""
+        texts = [(job, text) for job in jobs if (text := job.without_curses())]
+        scores = self._scores.score([text for _, text in texts])
+        for i, (job, text) in enumerate(texts):
+            found = _rewritten(job, text, "delete", scores, i)
+            if (
+                passes(float(scores.toxicity[i]), self.thresholds.toxicity)
+                and (found.similarity is None or found.similarity >= _NEARLY_THE_SAME)
+                and survives(*map(self.screener.reveal, (text, job.text)))
+            ):
+                job.done = found
 
     def _give_up(self, jobs: Sequence[Job], reason: str | None = None) -> None:
         """Close what is left as unresolved, with the text that the user's policy gives it."""
@@ -376,6 +380,23 @@ class Rewriter:
             if passes(toxicity, self.thresholds.toxicity):
                 return text, toxicity
         return None, None
+
+
+def _rewritten(job: Job, text: str, engine: str, scores: Scores, row: int) -> Rewrite:
+    """The record of a comment whose new ``text`` has the scores of a row."""
+    similarity = None
+    if scores.embedding is not None and job.embedding is not None:
+        similarity = float(scores.embedding[row] @ job.embedding)
+    return Rewrite(
+        text,
+        "rewritten",
+        engine=engine,
+        toxicity_before=job.toxicity,
+        toxicity_after=float(scores.toxicity[row]),
+        similarity=similarity,
+        fluency=None if scores.fluency is None else float(scores.fluency[row]),
+        attempts=job.attempts,
+    )
 
 
 def _remember(known: OrderedDict[str, Rewrite], results: dict[str, Rewrite]) -> None:

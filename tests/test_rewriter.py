@@ -122,6 +122,25 @@ def test_deleted_words_may_leave_holes() -> None:
     assert (found.text, found.engine, found.fluency) == ("hm", "delete", pytest.approx(0.1))
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Stupid!  How did you do that?", "How did you do that?"),
+        ("How did you do that? Idiot! ", "How did you do that?"),
+        ("Oh, no. Idiot!\nHow did you do that?", "Oh, no. How did you do that?"),
+        ("It is late. Idiot, stupid idiot, stupid idiot!", None),  # more than a curse
+        ("Idiot! You 2 know.", "You 2 know."),
+        ("2 idiots! You know.", None),  # a number would be gone
+    ],
+)
+def test_lone_curses_are_left_out_at_last(text: str, left: str | None) -> None:
+    found = one(text, lambda p, greedy: ["a cat"])
+    assert found.text == left
+    if left is not None:
+        assert (found.status, found.engine, found.attempts) == ("rewritten", "delete", 3)
+        assert found.similarity == pytest.approx(1.0)
+
+
 def test_too_long_prompts_are_unresolved() -> None:
     assert one("idiotic!", lambda p, greedy: []).reason == "too_long"
 
@@ -174,7 +193,7 @@ def test_disguised_words_are_shown_to_the_model_as_they_look() -> None:
     found = next(engine.rewrite(["Hello. you are an 1d10t."]))
     assert [r.prompt for r in engine.detoxifier.requests] == ["you are an idiot."]  # type: ignore[attr-defined]
     assert found.text == "Hello. you are wrong."
-    masked = one("Hello. 1d10t.", lambda p, greedy: [], on_unresolved="mask")
+    masked = one("Hello. 2 1d10ts.", lambda p, greedy: [], on_unresolved="mask")
     assert masked.text == f"Hello. {MASK}"
 
 
