@@ -23,12 +23,12 @@ from sro_edge.deletion import deletions
 from sro_edge.first_stage import stated
 from sro_edge.guards import is_degenerate, is_refusal, keeps_quotes, survives, tidy
 from sro_edge.job import Job, Piece, Rewrite, free_spans, why_unusable
-from sro_edge.score_cache import ScoreCache
+from sro_edge.score_cache import ScoreCache, remember
 from sro_edge.screener import Scores, passes
 
 if TYPE_CHECKING:
     from sro_edge.abstention import Abstainer
-    from sro_edge.detoxifier import Detoxifier
+    from sro_edge.detoxifier import Candidate, Detoxifier
     from sro_edge.first_stage import FirstStage
     from sro_edge.screener import Screener
 
@@ -54,6 +54,10 @@ class Rewriter:
         seed: of the sampling.
         first_stage: clears comments before the screener sees them; None for none.
         abstainer: gives comments up before they are rewritten; None to try them all.
+
+    Attributes:
+        remember: spans and rounds whose answers are kept between two calls, to be set by those who
+            give a dump in pieces. A comment's rewrite does not depend on it.
     """
 
     def __init__(
@@ -79,6 +83,9 @@ class Rewriter:
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
         self.lexicon = bundle.lexicon()
         self._scores = ScoreCache(screener)  # of the chunk at work
+        self.remember = 0
+        # Span and attempt -> what the model answered: it would answer the same again.
+        self._answers: OrderedDict[tuple[str, int], list[Candidate]] = OrderedDict()
 
     @classmethod
     def load(
@@ -168,7 +175,8 @@ class Rewriter:
     def rewrite(self, texts: Iterable[str | None]) -> Iterator[Rewrite]:
         """One :class:`Rewrite` a text, in order, lazily; None and blank texts are ``empty``.
 
-        A text that comes again is not worked on again; nothing is remembered between two calls.
+        A text that comes again is not worked on again. Between two calls, nothing is remembered but
+        ``remember`` spans.
         """
         known: OrderedDict[str, Rewrite] = OrderedDict()
         stream = iter(texts)
@@ -180,7 +188,8 @@ class Rewriter:
                     yield Rewrite(text=text, status="empty")
                 else:
                     yield results.get(text) or known[text]
-            _remember(known, results)
+            short = {t: r for t, r in results.items() if len(t) <= _CACHE_CHARS}
+            remember(known, short, _CACHE)
 
     def _rewrite_all(self, texts: Sequence[str]) -> list[Rewrite]:
         """One round after the other over the toxic ones among distinct, non-blank ``texts``."""
@@ -266,8 +275,11 @@ class Rewriter:
                 seed=self.seed + attempt,
             )
             for t in texts
+            if (t, attempt) not in self._answers
         ]
-        answers = {r.key: c for r, c in self.detoxifier.generate(requests)}
+        answers = {t: self._answers[t, attempt] for t in texts if (t, attempt) in self._answers}
+        answers |= {r.key: c for r, c in self.detoxifier.generate(requests)}
+        remember(self._answers, {(t, attempt): answers[t] for t in texts}, self.remember)
         for piece in pieces:
             piece.reason = why_unusable(answers[piece.text], piece.text) or piece.reason
         return {
@@ -397,9 +409,3 @@ def _rewritten(job: Job, text: str, engine: str, scores: Scores, row: int) -> Re
         fluency=None if scores.fluency is None else float(scores.fluency[row]),
         attempts=job.attempts,
     )
-
-
-def _remember(known: OrderedDict[str, Rewrite], results: dict[str, Rewrite]) -> None:
-    known.update((t, r) for t, r in results.items() if len(t) <= _CACHE_CHARS)
-    while len(known) > _CACHE:
-        known.popitem(last=False)

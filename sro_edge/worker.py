@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # Role -> the callable that makes its engine.
 LOADERS = {"rewrite": "sro_edge.rewriter:Rewriter.load", "screen": "sro_edge.worker:load_screener"}
+_SPANS = 4_096  # answers that the rewriter keeps for spans that come again in another unit
 
 
 class Worker:
@@ -353,6 +354,7 @@ def _load(role: str, load: str, asked: dict[str, Any]) -> tuple[Any, Callable[[A
         loader = getattr(loader, name)
     engine = loader(**asked)
     if role == "rewrite":
+        engine.remember = _SPANS
         return engine.settings(), lambda texts: [vars(done) for done in engine.rewrite(texts)]
     return engine.identity, lambda texts: _scores(engine.score(texts))
 

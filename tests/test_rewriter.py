@@ -215,6 +215,23 @@ def test_identical_comments_are_rewritten_once() -> None:
     assert {r.text for r in found} == {"you are wrong"}
 
 
+def test_spans_are_remembered_where_asked() -> None:
+    """Each attempt has its own answers, the oldest go first, and the outcome stays the same."""
+    calls = (["see an idiot"], ["so stupid. see an idiot"], ["see an idiot. so stupid"])
+
+    def answer(prompt: str, greedy: bool) -> list[str]:
+        return [prompt] if greedy else ["see a fool" if "idiot" in prompt else "so bad"]
+
+    plain, keeping = rewriter(answer), rewriter(answer)
+    keeping.remember = 3
+    found = [[list(engine.rewrite(texts)) for texts in calls] for engine in (plain, keeping)]
+    assert found[0] == found[1]
+    assert {done[0].engine for done in found[1]} == {"sample"}
+    asked = [(r.prompt[:2], r.seed) for r in keeping.detoxifier.requests]  # type: ignore[attr-defined]
+    assert asked[:4] == [("se", 0), ("se", 1), ("so", 0), ("so", 1)]
+    assert 4 < len(asked) < len(plain.detoxifier.requests)  # type: ignore[attr-defined]
+
+
 def test_rewriting_is_lazy() -> None:
     def endless() -> Iterator[str]:
         while True:
