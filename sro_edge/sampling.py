@@ -23,8 +23,9 @@ def draw(logits: Floats, temperature: Floats, top_p: Floats, keys: Keys) -> npt.
     tokens: npt.NDArray[np.intp] = logits.argmax(axis=1)  # (R,)
     hot = np.flatnonzero(temperature > 0)
     if len(hot):
-        top = logits[hot, tokens[hot], None]
-        scaled = (logits[hot] - top) / temperature[hot, None]  # (H, V), the likeliest token at 0
+        rows = logits if len(hot) == len(logits) else logits[hot]
+        scaled = rows - logits[hot, tokens[hot], None]  # (H, V), the likeliest token at 0
+        scaled /= temperature[hot, None]
         tokens[hot] = _draw_hot(scaled, top_p[hot], keys[hot])
     return tokens
 
@@ -35,12 +36,13 @@ def _draw_hot(scaled: Floats, top_p: Floats, keys: Keys) -> npt.NDArray[np.intp]
     Every token id has its own noise, so a change in the last bits of some logits changes a draw
     only where two tokens nearly tie. Walking the distribution function would let it change more.
     """
-    probs = np.exp(scaled)
-    probs /= probs.sum(axis=1, keepdims=True)
+    shares = np.exp(scaled)
+    sums = shares.sum(axis=1)
     # Tokens below (1 - top_p) / V weigh less than 1 - top_p together: none is in the nucleus.
-    rows, tokens = np.nonzero(probs > ((1 - top_p) / probs.shape[1])[:, None])  # rows ascending
+    least = sums * (1 - top_p) / shares.shape[1]
+    rows, tokens = np.divmod(np.flatnonzero(shares > least[:, None]), shares.shape[1])
     if top_p.min() < 1:
-        weights = probs[rows, tokens].astype(np.float64)
+        weights = (shares[rows, tokens] / sums[rows]).astype(np.float64)
         order = np.lexsort((-weights, rows))
         rows, tokens, weights = rows[order], tokens[order], weights[order]
         before = weights.cumsum() - weights
