@@ -19,11 +19,12 @@ from sro_edge.export.onnx_weights import store
 from sro_edge.export.onnx_writer import to_onnx
 from sro_edge.export.runs import Run, trained_record
 from sro_edge.manifest import sha256
-from sro_edge.onnx_session import feeds
+from sro_edge.onnx_session import feeds, token_batches
 from sro_edge.screener import Screener
 from sro_edge.training import abstention
 
 _BOUND = 0.15  # as for the screener's own scores, stored the same way
+_BATCH_TOKENS = 512  # padding included, as at run time
 _FLIPS = 0.005  # share of decisions that storing may turn
 _LEAST_SHARED = 4096  # bytes of a tensor; smaller ones are not worth it
 
@@ -87,11 +88,12 @@ def _prove(
     engine = Screener(folder, threads=1, device="cpu")
     found = Abstainer(folder, engine, threshold, threads=1, device="cpu").score(probes)
     wanted = np.zeros(len(probes), dtype=np.float32)
-    for piece in engine.pieces(probes):
-        _, given = feeds([piece], engine.pad)
+    pieces = sorted(engine.pieces(probes), key=lambda piece: len(piece[1]))
+    for batch in token_batches(pieces, _BATCH_TOKENS):
+        _, given = feeds(batch, engine.pad)
         with torch.inference_mode():
-            (value,) = probe(*(torch.from_numpy(given[name]) for name in INPUTS))
-        wanted[piece[0]] = max(wanted[piece[0]], float(value))
+            (values,) = probe(*(torch.from_numpy(given[name]) for name in INPUTS))
+        np.maximum.at(wanted, [number for number, _ in batch], values.numpy())
     turned = (found >= threshold) != (wanted >= threshold)
     return [
         Figure("abstain.probes", "comments scored by both models that abstain", len(probes)),
