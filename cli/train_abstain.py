@@ -54,7 +54,8 @@ def train_abstain(
 
     \b
     Examples:
-      sro-edge train-abstain --screener runs/screener --comments tried.csv -o runs/abstain
+      sro-edge train-abstain --screener runs/screener --comments tried.csv \\
+          -o runs/abstain
       sro-edge train-abstain --recipe recipes/default_bundle.toml
     """
     config = build_config(AbstainConfig, settings)

@@ -95,6 +95,7 @@ def test_rewrite(comments: Path, fake: FakeRewriter) -> None:
         "threads": None,
         "device": "auto",
         "deterministic": False,
+        "abstain": None,
         "cascade": True,
     }
     shown = [" ".join(line.split()) for line in result.stderr.splitlines()]
