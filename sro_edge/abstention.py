@@ -33,7 +33,6 @@ Floats = npt.NDArray[np.float32]
 GRAPH, NOTES = "abstain.onnx", "abstain.json"
 OUTPUT = "abstain"
 REASON = "abstained"
-OFF = "off"
 INPUTS = ("input_ids", "attention_mask")
 _BATCH_TOKENS = 512  # padding included, as the screener's on a CPU
 
@@ -97,7 +96,6 @@ def load_abstainer(
     bundle: Bundle,
     screener: Screener,
     threshold: float | None,
-    *,
     threads: int | None = None,
     device: str = "auto",
 ) -> Abstainer | None:

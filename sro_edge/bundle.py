@@ -42,6 +42,7 @@ from sro_edge.manifest import (
 )
 from sro_edge.prompt import PromptTemplate
 
+OFF = "off"
 _LONGEST_PROMPT = 100_000  # characters of each part
 
 T = TypeVar("T")
@@ -69,6 +70,13 @@ class Thresholds:
         for name, value in self.given().items():
             if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise ValueError(f"threshold {name} must lie between 0 and 1, not {value!r}")
+
+    def changed(self, toxicity: float | None, abstain: float | str | None) -> Thresholds:
+        """A copy with these in the place of its own, where given; ``off`` never abstains."""
+        new: dict[str, Any] = {} if toxicity is None else {"toxicity": toxicity}
+        if abstain is not None:
+            new["abstain"] = None if abstain == OFF else abstain
+        return dataclasses.replace(self, **new)
 
     def given(self) -> dict[str, float]:
         """The thresholds by name, without those that are None."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sro_edge.abstention import OFF, REASON, load_abstainer
+from sro_edge.abstention import REASON, load_abstainer
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.deletion import deletions
 from sro_edge.first_stage import stated
@@ -126,19 +126,12 @@ class Rewriter:
         from sro_edge.screener import Screener
 
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        thresholds = opened.thresholds
-        if threshold is not None:
-            thresholds = dataclasses.replace(thresholds, toxicity=threshold)
-        if abstain is not None:
-            chosen = None if abstain == OFF else float(abstain)
-            thresholds = dataclasses.replace(thresholds, abstain=chosen)
+        thresholds = opened.thresholds.changed(threshold, abstain)
         screener = Screener(opened.screener, threads=threads, device=device)
         stage = None
         if cascade:
             stage = load_first_stage(opened.screener, thresholds.toxicity, threads=threads)
-        abstainer = load_abstainer(
-            opened, screener, thresholds.abstain, threads=threads, device=device
-        )
+        abstainer = load_abstainer(opened, screener, thresholds.abstain, threads, device)
         detoxifier = Detoxifier(
             opened.detoxifier,
             opened.prompt,
