@@ -15,7 +15,8 @@ that is moderated. `--cleared` leaves out what the first stage does not clear, b
 and takes the rest several times over, each time with another word behind it, until there are rows
 enough: so many rows take minutes, and what memory they leave behind shows. With the cascade, ONNX
 Runtime has less to do, so its share falls although the run gets faster: the comments a second stand
-beside it. The last line on stdout is one JSON object.
+beside it. The last line on stdout is one JSON object, which takes the place of one with the same
+options in the list in `--out`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from record import keep
 from rich.console import Console
 from rich.table import Table
 
@@ -77,9 +79,7 @@ def main() -> None:
         peaks = [row["parent_mb"] + row["child_mb"] for row in rows]
         result["memory_growth"] = round(peaks[-1] / peaks[0] - 1, 4)
     _show(rows)
-    if options.out:
-        earlier = json.loads(options.out.read_text()) if options.out.exists() else []
-        options.out.write_text(json.dumps([*earlier, result], indent=1) + "\n", "utf-8")
+    keep(options.out, result, "command", "clean_heavy", "cleared", "cascade", "threads")
     print(json.dumps(result))
 
 
@@ -205,7 +205,7 @@ def _clean_heavy(options: argparse.Namespace, target: Path) -> None:
     bundle = Bundle.load(options.bundle)
     screener = Screener(bundle.screener, threads=options.threads, device="cpu")
     threshold = bundle.thresholds.toxicity
-    stage = load_first_stage(bundle.screener, threshold, threads=options.threads)
+    stage = load_first_stage(bundle, threshold, threads=options.threads)
     scorer: Any = screener if stage is None else Cascade(screener, stage)
     table = pq.read_table(options.dump, columns=["text"])
     kept: list[str | None] = []

@@ -11,8 +11,9 @@
 Both latter ones read disguised words twice; the script does not. Rivals run in turns, A B A B; the
 medians of the ratios to `onnx` are what counts. Comments that come again are left out. Units are of
 512 comments, as in a run. `misses` compares decisions: what the full screener calls toxic and the
-cascade does not. `--labels FILE` counts misses on labelled comments as well. Results with
-another `--offset` are added up in `--out`. The last line on stdout is one JSON object.
+cascade does not. `--labels FILE` counts misses on labelled comments as well. Results with another
+`--offset` are added up in `--out`, for the same bundle and threshold. The last line on stdout is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from record import earlier, keep
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +49,7 @@ def main() -> None:
     bundle = Bundle.load(options.bundle)
     screener = Screener(bundle.screener, threads=options.threads, device="cpu")
     threshold = bundle.thresholds.toxicity
-    stage = load_first_stage(bundle.screener, threshold, threads=options.threads)
+    stage = load_first_stage(bundle, threshold, threads=options.threads)
     if stage is None:
         raise SystemExit(f"{bundle.name} has no first stage; give a --bundle that has one")
     texts = _texts(options.dump, options.rows, options.offset)
@@ -58,18 +60,17 @@ def main() -> None:
         "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
         "threshold": threshold,
     }
-    earlier = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
+    known = earlier(options.out, result, "bundle", "threshold")
     if "speed" in options.parts:
         result["speed"] = _speed(options, screener, stage, texts)
     if "misses" in options.parts:
-        result["misses"] = dict(earlier.get("misses", {}))
+        result["misses"] = dict(known.get("misses", {}))
         for name, some in _kinds(options, texts).items():
             found = _misses(screener, stage, some, threshold)
             result["misses"][name] = _added(result["misses"].get(name), found)
-    result = {**earlier, **result}
+    result = {**known, **result}
     _show(result)
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    keep(options.out, result, "question")
     print(json.dumps(result))
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from record import keep
 from rich.console import Console
 from rich.table import Table
 
@@ -102,10 +103,7 @@ def main() -> None:
         "races": races,
     }
     show(result)
-    if options.out:
-        found = json.loads(options.out.read_text()) if options.out.is_file() else []
-        others = [one for one in found if one["model"] != result["model"]]
-        options.out.write_text(json.dumps([*others, result], indent=2) + "\n")
+    keep(options.out, result, "model")
     print(json.dumps(result))
 
 

@@ -64,6 +64,11 @@ class Named(click.ParamType[tuple[str, str]]):
     help="Fluency that counts as fluent [default: the judge's, or passes 88 % of references].",
 )
 @click.option("--bundle", type=PATH, metavar="PATH", help="Bundle to judge [default: built in].")
+@click.option(
+    "--no-cascade",
+    is_flag=True,
+    help="Screen every comment: let its first stage clear none.",
+)
 @click.option("--no-bundle", is_flag=True, help="Judge only --outputs and --policy.")
 @click.option(
     "--outputs",
@@ -92,6 +97,7 @@ def evaluate(
     source: str | None,
     cut: float | None,
     bundle: Path | None,
+    no_cascade: bool,
     no_bundle: bool,
     outputs: tuple[tuple[str, str], ...],
     output_column: str | None,
@@ -129,7 +135,8 @@ def evaluate(
     others = [read_outputs(n, Path(file), output_column, given) for n, file in outputs]
     judges = load_judges(names)
     console = stderr()
-    systems, settings = _systems(given, None if no_bundle else (bundle, threads), words, names)
+    asked = {"bundle": bundle, "threads": threads, "cascade": not no_cascade}
+    systems, settings = _systems(given, None if no_bundle else asked, words, names)
     policies = [run_policy(name, run_, given) for name, run_ in policy]
     # The bundle stands last, where the eye looks for it.
     at = len(systems) if no_bundle else len(systems) - 1
@@ -153,7 +160,7 @@ def evaluate(
 
 def _systems(
     given: Inputs,
-    bundle: tuple[Path | None, int | None] | None,
+    asked: dict[str, Any] | None,
     words: Path | None,
     names: Any,
 ) -> tuple[list[System], dict[str, Any] | None]:
@@ -163,9 +170,9 @@ def _systems(
     from sro_edge.rewriter import Rewriter
 
     listed = read_words(words) if words else {}
-    if bundle is None:
+    if asked is None:
         return baselines(given, listed), None
-    rewriter = Rewriter.load(bundle[0], threads=bundle[1])
+    rewriter = Rewriter.load(**asked)
     check_independent(names, rewriter.bundle)
     systems = baselines(given, listed or rewriter.lexicon)
     return [*systems, run_bundle(rewriter, given)], rewriter.settings()

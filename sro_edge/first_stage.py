@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sro_edge.errors import BundleError
-from sro_edge.manifest import sha256
+from sro_edge.manifest import FIRST_STAGE, SCREENER, sha256
 from sro_edge.onnx_session import Piece, feeds, load_session, token_batches
 
 if TYPE_CHECKING:
+    from sro_edge.bundle import Bundle
     from sro_edge.screener import Scores, Screener
 
 GRAPH, NOTES = "first_stage.onnx", "first_stage.json"
@@ -60,14 +61,23 @@ class FirstStage:
         toxicity: the highest toxicity that passes. The point for the highest toxicity up to this
             one is used: it misses less, not more, than it would for that toxicity.
         threads: CPU threads; default one per physical core.
+        screener: sha256 of the screener's graph, where it is known already.
 
     Raises:
         BundleError: the files are damaged, or made for another screener.
     """
 
-    def __init__(self, folder: Path, toxicity: float, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        toxicity: float,
+        *,
+        threads: int | None = None,
+        screener: str | None = None,
+    ) -> None:
         """Load the graph."""
-        fitting = [point for point in read_points(folder) if point.toxicity <= toxicity + 1e-9]
+        points = read_points(folder, screener)
+        fitting = [point for point in points if point.toxicity <= toxicity + 1e-9]
         self.point = max(fitting, key=lambda p: p.toxicity) if fitting else None
         if self.point is not None:
             self._session = load_session(folder / GRAPH, threads, "cpu")
@@ -106,8 +116,8 @@ class Cascade:
         return self._screener.score(texts, self._stage)
 
 
-def read_points(folder: Path) -> list[OperatingPoint]:
-    """The operating points in ``first_stage.json``.
+def read_points(folder: Path, screener: str | None = None) -> list[OperatingPoint]:
+    """The operating points in ``first_stage.json``, for the screener with this sha256.
 
     Raises:
         BundleError: the file cannot be used, or tells of another screener than the one beside it.
@@ -122,7 +132,7 @@ def read_points(folder: Path) -> list[OperatingPoint]:
     for point in points[:_MOST_POINTS]:
         if not all(_is_share(value) for value in (point.toxicity, point.alarm)):
             raise BundleError(f"{file}: toxicity and alarm must lie between 0 and 1, not {point}")
-    if made_for != sha256(folder / "model.onnx"):
+    if made_for != (screener or sha256(folder / "model.onnx")):
         raise BundleError(
             f"{file}: this first stage imitates another screener than the one beside it, and would "
             "clear what that one flags; fit it anew with `sro-edge train-first-stage`, or take "
@@ -136,16 +146,17 @@ def _is_share(value: Any) -> bool:
 
 
 def load_first_stage(
-    folder: Path, toxicity: float, *, threads: int | None = None
+    bundle: Bundle, toxicity: float, *, threads: int | None = None
 ) -> FirstStage | None:
-    """The first stage in a screener's folder; None where there is none, or none for ``toxicity``.
+    """The first stage in a bundle; None where there is none, or none for ``toxicity``.
 
     Raises:
         BundleError: see :class:`FirstStage`.
     """
-    if not (folder / GRAPH).is_file():
+    if FIRST_STAGE not in bundle.files:
         return None
-    stage = FirstStage(folder, toxicity, threads=threads)
+    checked = bundle.files[SCREENER].sha256  # the bundle has made sure that the file has it
+    stage = FirstStage(bundle.screener, toxicity, threads=threads, screener=checked)
     return stage if stage.point is not None else None
 
 

@@ -130,7 +130,7 @@ class Rewriter:
         screener = Screener(opened.screener, threads=threads, device=device)
         stage = None
         if cascade:
-            stage = load_first_stage(opened.screener, thresholds.toxicity, threads=threads)
+            stage = load_first_stage(opened, thresholds.toxicity, threads=threads)
         abstainer = load_abstainer(opened, screener, thresholds.abstain, threads, device)
         detoxifier = Detoxifier(
             opened.detoxifier,

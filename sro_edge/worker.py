@@ -285,7 +285,7 @@ def load_screener(
     stage = None
     if cascade:
         wanted = opened.thresholds.toxicity if threshold is None else threshold
-        stage = load_first_stage(opened.screener, wanted, threads=threads)
+        stage = load_first_stage(opened, wanted, threads=threads)
     if stage is not None:
         screener = Cascade(screener, stage)
     screener.identity = {

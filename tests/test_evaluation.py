@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from tiny_models import write_bundle
 
 torch = pytest.importorskip("torch")
 
@@ -179,3 +180,18 @@ def test_the_command_writes_figures_and_a_page(screener_run: Path, tmp_path: Pat
     assert found["systems"]["theirs"]["no_output"] == 0.5
     assert found["judges"]["toxicity"] == screener_run.name
     assert (tmp_path / "eval.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("more", [[], ["--no-cascade"]])
+def test_the_bundle_is_judged_with_its_first_stage_or_without(
+    screener_run: Path, tmp_path: Path, more: list[str]
+) -> None:
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "in.parquet")
+    write_bundle(tmp_path / "staged", first_stage=True)
+    words = ["evaluate", tmp_path / "in.parquet", "--bundle", tmp_path / "staged", "--threads", "1"]
+    words += ["--judge", screener_run, "--meaning-judge", screener_run / "model"]
+    words += ["-o", tmp_path / "eval", *more]
+    result = CliRunner().invoke(main, [str(w) for w in words])
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "eval.json").read_text("utf-8"))["bundle"]
+    assert (settings["cascade"] is None) == bool(more)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from sro_edge.bundle import Bundle
 from sro_edge.cli import main
 from sro_edge.export import ExportConfig, export_bundle
 from sro_edge.first_stage import load_first_stage, stated
@@ -49,7 +50,7 @@ def test_a_first_stage_is_fitted_exported_and_used(
     assert "The first stage" in (out / "README.md").read_text()
 
     at = manifest["thresholds"]["toxicity"]
-    stage = load_first_stage(out / "screener", at, threads=1)
+    stage = load_first_stage(Bundle.load(out), at, threads=1)
     assert stated(stage) == {
         "toxicity": at, "alarm": next(p["alarm"] for p in points if p["toxicity"] == at),
     }  # fmt: skip

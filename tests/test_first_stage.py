@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sro_edge.bundle import Bundle
 from sro_edge.cli import main
 from sro_edge.errors import BundleError
 from sro_edge.first_stage import NOTES, FirstStage, load_first_stage
+from sro_edge.manifest import SCREENER
 from sro_edge.rewriter import Rewriter
 from sro_edge.screener import Scores, Screener
 
@@ -96,10 +98,23 @@ def test_company_changes_nothing(folder: Path) -> None:
     assert cleared(folder, texts) == [cleared(folder, [text])[0] for text in texts]
 
 
-def test_a_lower_threshold_than_was_measured_has_no_first_stage(folder: Path) -> None:
-    assert load_first_stage(folder, 0.25, threads=1) is not None
-    assert load_first_stage(folder, 0.9, threads=1) is not None
-    assert load_first_stage(folder, 0.2, threads=1) is None
+def test_a_lower_threshold_than_was_measured_has_no_first_stage(staged: Path) -> None:
+    bundle = Bundle.load(staged)
+    assert load_first_stage(bundle, 0.25, threads=1) is not None
+    assert load_first_stage(bundle, 0.9, threads=1) is not None
+    assert load_first_stage(bundle, 0.2, threads=1) is None
+
+
+def test_the_hash_that_the_bundle_has_checked_is_enough(
+    staged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.load(staged)
+    monkeypatch.delattr("sro_edge.first_stage.sha256")
+    assert load_first_stage(bundle, THRESHOLD, threads=1) is not None
+    other = dataclasses.replace(bundle.files[SCREENER], sha256="0" * 64)
+    bundle = dataclasses.replace(bundle, files={**bundle.files, SCREENER: other})
+    with pytest.raises(BundleError, match="imitates another screener"):
+        load_first_stage(bundle, THRESHOLD, threads=1)
 
 
 def test_the_point_for_the_highest_threshold_below_is_used(folder: Path) -> None:
