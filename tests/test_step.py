@@ -81,9 +81,8 @@ def test_accumulated_micro_batches_equal_one_batch(policy: Policy, full_preferen
     settings = {"rpo_alpha": 0.7, "full_preference": full_preference}
     whole, metrics = gradient(policy, SENTENCES, samples, seen, **settings)
     for tokens in (1, 150):  # a comment at a time, and some at a time
-        parts, same = gradient(
-            policy, SENTENCES, samples, seen, micro_batch_tokens=tokens, **settings
-        )
+        policy.pass_tokens = tokens
+        parts, same = gradient(policy, SENTENCES, samples, seen, **settings)
         assert torch.allclose(whole, parts, atol=1e-6)
         assert same == pytest.approx(metrics, abs=1e-5)
 

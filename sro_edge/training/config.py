@@ -140,11 +140,12 @@ class SROConfig:
     micro_batch_tokens: int = field(
         default=0,
         metadata={
-            "help": "tokens of a pass; fewer take less memory; 0: 4096, on a CPU 128 or 1024 (full)"
+            "help": "tokens of a pass; fewer take less memory; 0: 4096, on a CPU 256 or 1024 (full)"
         },
     )
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "less memory, a third slower; same results"}
+    gradient_checkpointing: bool | None = field(
+        default=None,
+        metadata={"help": "less memory, same results, slower; default: an adapter on a CPU"},
     )
     screener_flip_rate: float = field(
         default=0.0,

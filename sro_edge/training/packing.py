@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-_ROWS = 64  # of the logits that are float32 at a time
+_FLOATS = {"cpu": 2**20}  # of the logits that are float32 at a time
+_FLOATS_ELSEWHERE = 2**23
 _BLOCKED = -1e9  # added to the attention scores of what a token may not see
 _WIDE = 96  # tokens of a row from which on another comment gets a row of its own
 
@@ -227,6 +228,12 @@ def scoring(model: Any, places: torch.Tensor) -> Iterator[None]:
         hook.remove()
 
 
+def float_rows(logits: torch.Tensor) -> int:
+    """How many rows of ``logits`` (M, V) to work on in float32 at a time."""
+    vocabulary: int = logits.shape[-1]
+    return max(1, _FLOATS.get(logits.device.type, _FLOATS_ELSEWHERE) // vocabulary)
+
+
 class _TokenLogprobs(torch.autograd.Function):
     """log softmax(logits) at the targets, (M,), worked out a few rows at a time.
 
@@ -237,7 +244,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """From logits (M, V) of any precision, in float32."""
-        rows = [part.float().logsumexp(-1) for part in logits.split(_ROWS)]
+        rows = [part.float().logsumexp(-1) for part in logits.split(float_rows(logits))]
         normalisers = torch.cat(rows)
         ctx.save_for_backward(logits, targets, normalisers)
         chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1).float()
@@ -248,9 +255,10 @@ class _TokenLogprobs(torch.autograd.Function):
         """The gradient of a row is g (onehot - softmax)."""
         logits, targets, normalisers = ctx.saved_tensors
         result = torch.empty_like(logits)
-        parts = (t.split(_ROWS) for t in (result, logits, targets, normalisers, gradients[0]))
+        rows = float_rows(logits)
+        parts = (t.split(rows) for t in (result, logits, targets, normalisers, gradients[0]))
         for out, part, target, normaliser, g in zip(*parts, strict=True):
-            p = (part.float() - normaliser.unsqueeze(1)).exp_()
+            p = (part - normaliser.unsqueeze(1)).exp_()  # float32
             p.scatter_add_(1, target.unsqueeze(1), -torch.ones_like(p[:, :1]))
             out.copy_(p.mul_(-g.unsqueeze(1)))
         return result, None

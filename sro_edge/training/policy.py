@@ -21,6 +21,7 @@ from sro_edge.errors import MissingExtraError, ModelError
 from sro_edge.prompt import PromptTemplate
 from sro_edge.training import processes
 from sro_edge.training.config import SROConfig
+from sro_edge.training.memory import bound_kernel_caches
 from sro_edge.training.packing import (
     Group,
     Packed,
@@ -46,6 +47,7 @@ class Policy:
     """
 
     def __init__(self, base: str | Path, config: SROConfig) -> None:
+        bound_kernel_caches()
         self.base = str(base)
         adapter = Path(base) / "adapter_config.json"
         origin = adapter_base(adapter) if adapter.is_file() else self.base
@@ -74,7 +76,10 @@ class Policy:
         _keep_differentiable(model)
         if half:
             _keep_input_precision(model)
-        if config.gradient_checkpointing:
+        self.checkpoints = config.gradient_checkpointing
+        if self.checkpoints is None:
+            self.checkpoints = bool(self.lora) and device.type == "cpu" and _can_checkpoint(model)
+        if self.checkpoints:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self._reference: list[torch.Tensor] | None = None
         if adapter.is_file() or not self.lora:
@@ -141,7 +146,9 @@ class Policy:
         """On a CPU a small model, whose weights are cast for every pass, gains by long ones."""
         if self.model.device.type != "cpu":
             return 4096
-        return 128 if self.lora else 1024
+        if not self.lora:
+            return 1024
+        return 256 if self.checkpoints else 128
 
     def _takes_trees(self, groups: Sequence[Group]) -> bool:
         """Whether the model, given a mask of its own, keeps to it, and loses no window by it."""
@@ -313,6 +320,11 @@ def _keep_input_precision(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
+
+
+def _can_checkpoint(model: Any) -> bool:
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return bool(own.supports_gradient_checkpointing)
 
 
 def _switch_off_dropout(model: Any) -> None:

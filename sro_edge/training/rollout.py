@@ -20,13 +20,14 @@ from transformers import DynamicCache
 
 from sro_edge.lookup import Draft
 from sro_edge.prompt import PromptTemplate
-from sro_edge.training.packing import scoring
+from sro_edge.training.memory import return_freed
+from sro_edge.training.packing import float_rows, scoring
 from sro_edge.training.tokens import tokenize_with
 
-_ROWS = 64  # of the distributions that are worked out at a time
 _GUESSES = 6  # tokens that are guessed for a row in one step, at most
 _STEP_TOKENS = {"cpu": 192}  # of all rows; more cost more than the steps they save
 _STEP_TOKENS_ELSEWHERE = 1024
+_SLACK = 1.25  # length of the cache over that of its longest row from which on it is squeezed
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ def rollout(
         while state.rows:
             tokens = _draw(state, answers, noise, temperature)
             state.advance(answers, tokens)
+    del state
+    return_freed(policy.model)
     policy.model.train(training)
     found = []
     for row, answer in enumerate(answers):
@@ -222,6 +225,7 @@ class _Decoding:
             if not kept:
                 return
             self._keep(torch.tensor(kept))
+        self._squeeze()
         most = max(0, min(_GUESSES, self.budget // len(self.rows) - 1))
         parts = [answers[row].guess(most) for row in self.rows]
         self.widths = [len(part) for part in parts]
@@ -235,6 +239,21 @@ class _Decoding:
         """Go on with the rows at ``places``, which may also repeat."""
         self.cache.reorder_cache(places.to(self.device))
         self.mask = self.mask[places]
+
+    def _squeeze(self) -> None:
+        """Drop what no row sees: wrong guesses, of which there may be more than tokens."""
+        longest = int(self.mask.sum(1).max())
+        if not self.budget or self.mask.shape[1] < _SLACK * longest:
+            return
+        order = self.mask.argsort(dim=1, stable=True)[:, -longest:]  # (R, T'), unseen ones first
+        self.mask = self.mask.gather(1, order)
+        places = order[:, None, :, None].to(self.device)
+        for layer in self.cache.layers:
+            layer.keys, layer.values = (
+                states.gather(2, places.expand(-1, states.shape[1], -1, states.shape[3]))
+                for states in (layer.keys, layer.values)  # (R, heads, T, d)
+            )
+        return_freed(self.model)
 
     def _forward(self, ids: torch.Tensor, seen: torch.Tensor, places: Sequence[int]) -> None:
         """Read ``ids`` (R, W), of which ``seen`` (R, W) are tokens; logits at ``places``."""
@@ -290,7 +309,8 @@ def _draw(
     spots = [(row, len(answers[row].ids) + i) for row, width in fed for i in range(width)]
     u = noise[tuple(torch.tensor(spots).T)].to(state.device)
     drawn: list[int] = []
-    for logits, part in zip(state.logits.split(_ROWS), u.split(_ROWS), strict=True):
+    rows = float_rows(state.logits)
+    for logits, part in zip(state.logits.split(rows), u.split(rows), strict=True):
         p = (logits.float() / temperature).softmax(-1)
         drawn += _inverse_cdf(p, part).tolist()
     return drawn

@@ -10,6 +10,7 @@ import torch
 
 from sro_edge.training.config import SROConfig
 from sro_edge.training.follower import Verdicts
+from sro_edge.training.memory import return_freed
 from sro_edge.training.objective import sro_loss, verdict_weights
 from sro_edge.training.packing import Group, micro_batches
 from sro_edge.training.policy import Policy
@@ -67,6 +68,7 @@ def sro_backward(
         loss, sums = _part_loss(policy, part, weights, config)
         backward(loss / len(samples))
         total.update(sums)
+        return_freed(policy.model)
     passing = int(verdicts.passed.sum())
     metrics = {name: value / len(samples) for name, value in total.items()}
     metrics |= {
@@ -114,16 +116,17 @@ def _part_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Sum of the losses of some comments' samples, and sums of the metrics over them."""
     packed = policy.pack([plan.group for plan in plans])
+    base = policy.reference_logprobs(packed)  # while nothing is kept for the backward pass yet
     logps = policy.logprobs(packed)
     lengths = packed.lengths.to(logps.device)
-    ratios = logps - policy.reference_logprobs(packed)
+    ratios = logps - base
     if config.length_normalised:
         ratios = ratios / lengths
-    chosen, rejected, before = [], [], 0
+    chosen, rejected, first = [], [], 0
     for plan in plans:
-        chosen += [before + i for i in plan.chosen]
-        rejected += [before + i for i in plan.rejected]
-        before += len(plan.group.answers)
+        chosen += [first + i for i in plan.chosen]
+        rejected += [first + i for i in plan.rejected]
+        first += len(plan.group.answers)
     w = weights[[k for plan in plans for k in plan.samples]].to(logps.device)
     losses, margins = sro_loss(
         ratios[chosen],
