@@ -257,11 +257,9 @@ def _peak_mb(pid: int | None) -> float:
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
     for name in rows[0]:
-        table.add_column(name.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(f"{v:,}" for v in row.values()))
+        table.add_row(name.replace("_", " "), *(f"{row[name]:>12,}" for row in rows))
     Console(stderr=True).print(table)
 
 
