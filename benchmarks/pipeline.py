@@ -135,6 +135,9 @@ def load_rewrite(**asked: Any) -> Any:
     watch = Watch()
     watch.sessions(engine.screener, engine.first_stage)
     watch.method(engine.detoxifier._llama, "decode", "llama.cpp")
+    if engine.abstainer is not None:
+        engine.abstainer.score(["a"])  # it loads its graph late, and loading is not what counts
+        watch.method(engine.abstainer._session, "run", "abstainer")
     return watch.noted(engine, "rewrite")
 
 
