@@ -6,8 +6,11 @@ DATA is a folder with ``screener/{train,dev,test}.parquet`` and ``eval/screener_
 (HateCheck and HatemojiCheck). Three systems: TF-IDF of words and characters with logistic
 regression; the frozen base encoder with logistic regression; the bundle's screener. The first two
 learn from the labelled texts within ``--folds``, those of the screener's recipe. Each gets the
-threshold of best F1 on dev, and is reported on test: in all, by source, on functional cases, and
-on clean texts that mention a group of people. The last line on stdout is one JSON object.
+threshold of best F1 on dev, and is reported on test: in all, by source, on functional cases, on
+clean texts that mention a group of people, and for what it may have learned of the data rather than
+of the language: its verdicts that change with a text's letter case or spacing, and how it does
+where words of ``lexicon/profanity.parquet`` stand in clean texts and in no toxic one. The last line
+on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -48,14 +51,25 @@ GROUPS = re.compile(
 )
 
 
+# How the sources differ on the surface: some are lower case, some have words and marks set apart.
+SURFACES: dict[str, Callable[[str], str]] = {
+    "lower case": str.lower,
+    "upper case": str.upper,
+    "tokenised": lambda text: re.sub(r"\s*([^\w\s])\s*", r" \1 ", text).strip(),
+    "detokenised": lambda text: re.sub(r"\s+(?=[^\w\s])|(?<=\w )'\s+(?=\w)", "", text),
+    "no full stop": lambda text: text.rstrip(" ."),
+}
+
+
 @dataclass(frozen=True)
 class Texts:
-    """What is learned from, tuned on and reported on."""
+    """What is learned from, tuned on and reported on; ``listed`` finds a word of the word list."""
 
     train: Labelled
     dev: Labelled
     test: Labelled
     functional: list[dict[str, Any]]
+    listed: re.Pattern[str]
 
 
 def main() -> None:
@@ -67,6 +81,7 @@ def main() -> None:
         read_labelled([data / "screener/dev.parquet"]),
         read_labelled([data / "screener/test.parquet"]),
         pq.read_table(data / "eval/screener_functional.parquet").to_pylist(),
+        _any_of(pq.read_table(data / "lexicon/profanity.parquet")["term"].to_pylist()),
     )
     folder = options.bundle or default_path()
     screener = Screener(folder / "screener", threads=options.threads, device="cpu")
@@ -100,6 +115,7 @@ def measure(score: Scorer, texts: Texts) -> dict[str, Any]:
     dev, test = score(texts.dev.texts), score(texts.test.texts)
     labels = np.array(texts.test.labels)
     threshold = best_f1_threshold(np.array(texts.dev.labels), dev)
+    flagged = test > threshold
     recall_95 = float(np.quantile(dev[np.array(texts.dev.labels) == 1], 0.05))
     groups = np.array([bool(GROUPS.search(t)) for t in texts.test.texts])
     functional = score([case["text"] for case in texts.functional])
@@ -111,11 +127,36 @@ def measure(score: Scorer, texts: Texts) -> dict[str, Any]:
             "recall": _share(test[labels == 1] > recall_95),
             "false_positives": _share(test[labels == 0] > recall_95),
         },
-        "false_positives": _share(test[labels == 0] > threshold),
-        "false_positives_naming_a_group": _share(test[(labels == 0) & groups] > threshold),
+        "false_positives": _share(flagged[labels == 0]),
+        "false_positives_naming_a_group": _share(flagged[(labels == 0) & groups]),
         "clean_naming_a_group": int(((labels == 0) & groups).sum()),
         "functional": _functional(texts.functional, functional > threshold),
+        "changed_by_surface": {
+            name: _share((score([change(t) for t in texts.test.texts]) > threshold) != flagged)
+            for name, change in SURFACES.items()
+        },
+        "word_list": _word_list(texts, labels, flagged),
     }
+
+
+def _word_list(
+    texts: Texts, labels: npt.NDArray[Any], flagged: npt.NDArray[np.bool_]
+) -> dict[str, float]:
+    """Figures of clean and toxic texts, with a word of the list and without."""
+    listed = np.array([bool(texts.listed.search(t)) for t in texts.test.texts])
+    clean, toxic = labels == 0, labels == 1
+    return {
+        "clean_with": int((clean & listed).sum()),
+        "false_positives_with": _share(flagged[clean & listed]),
+        "false_positives_without": _share(flagged[clean & ~listed]),
+        "toxic_without": int((toxic & ~listed).sum()),
+        "recall_with": _share(flagged[toxic & listed]),
+        "recall_without": _share(flagged[toxic & ~listed]),
+    }
+
+
+def _any_of(terms: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, terms))})\b", re.IGNORECASE)
 
 
 def _functional(cases: list[dict[str, Any]], flagged: npt.NDArray[np.bool_]) -> dict[str, float]:

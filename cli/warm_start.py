@@ -12,6 +12,7 @@ from sro_edge.cli._training import (
     READABLE,
     build_config,
     config_options,
+    folds_option,
     needs,
     record_data,
     run_folder,
@@ -32,6 +33,7 @@ from sro_edge.training.config import WarmStartConfig
     help="Labelled comments, to find toxic words.",
 )
 @click.option("--mining-source", multiple=True, help="Use only these `source` values of --mining.")
+@folds_option("Mine only comments whose hash lies between these shares.")
 @click.option("--init", type=PILE, help="Go on from this run's model and its tokenizer.")
 @click.option("--pairs", type=READABLE, help="Comments with a model's own rewrites (`distill`).")
 @click.option("--pairs-columns", nargs=2, help="Its two columns [default: it has just two].")
@@ -45,6 +47,7 @@ def warm_start(
     plain: tuple[Path, ...],
     mining: tuple[Path, ...],
     mining_source: tuple[str, ...],
+    folds: tuple[float, float],
     init: Path | None,
     pairs: Path | None,
     pairs_columns: tuple[str, str] | None,
@@ -74,7 +77,7 @@ def warm_start(
     from sro_edge.training.warm_start import Piles
     from sro_edge.training.warm_start import warm_start as train
 
-    labelled = read_labelled(mining, column, sources=mining_source)
+    labelled = read_labelled(mining, column, sources=mining_source).within(folds)
     piles = Piles(
         toxic=read_texts(toxic, column),
         clean=read_texts(clean, column),
@@ -85,5 +88,5 @@ def warm_start(
     with training_progress(config.tokens, "tokens", {"loss": "loss {:.3g}"}) as progress:
         model = train(piles, run, config, Encoder(encoder), init=init, progress=progress)
     named = {"toxic": toxic, "clean": clean, "plain": plain, "mining": mining}
-    record_data(run, {**named, "pairs": (pairs,) if pairs else ()})
+    record_data(run, {**named, "pairs": (pairs,) if pairs else ()}, folds)
     click.echo(model)

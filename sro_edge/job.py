@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sro_edge.detoxifier import Candidate
+    from sro_edge.screener import Scores
 
     Floats = npt.NDArray[np.float32]
 
@@ -108,6 +109,22 @@ class Job:
             return None
         text = self._with(["" if p.answer is None else p.answer for p in self.pieces])
         return text if any(c.isalpha() for c in text) else None
+
+    def rewritten(self, text: str, engine: str, scores: Scores, row: int) -> Rewrite:
+        """The record of this comment as ``text``, whose scores stand in a row of ``scores``."""
+        similarity = None
+        if scores.embedding is not None and self.embedding is not None:
+            similarity = float(scores.embedding[row] @ self.embedding)
+        return Rewrite(
+            text,
+            "rewritten",
+            engine=engine,
+            toxicity_before=self.toxicity,
+            toxicity_after=float(scores.toxicity[row]),
+            similarity=similarity,
+            fluency=None if scores.fluency is None else float(scores.fluency[row]),
+            attempts=self.attempts,
+        )
 
     def _with(self, answers: Sequence[str | None]) -> str:
         """The comment with an answer for each piece: None leaves it as it is, "" leaves it out."""

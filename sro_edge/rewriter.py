@@ -346,14 +346,14 @@ class Rewriter:
                 continue
             engines = [p.engine for p in job.pieces]
             engine = next(e for e in ("delete", "sample", "greedy") if e in engines)
-            job.done = _rewritten(job, text, engine, scores, i)
+            job.done = job.rewritten(text, engine, scores, i)
 
     def _leave_out(self, jobs: Sequence[Job]) -> None:
         """Close comments that pass, and say nearly the same, without their unmended curses."""
         texts = [(job, text) for job in jobs if (text := job.without_curses())]
         scores = self._scores.score([text for _, text in texts])
         for i, (job, text) in enumerate(texts):
-            found = _rewritten(job, text, "delete", scores, i)
+            found = job.rewritten(text, "delete", scores, i)
             if (
                 passes(float(scores.toxicity[i]), self.thresholds.toxicity)
                 and (found.similarity is None or found.similarity >= _NEARLY_THE_SAME)
@@ -385,20 +385,3 @@ class Rewriter:
             if passes(toxicity, self.thresholds.toxicity):
                 return text, toxicity
         return None, None
-
-
-def _rewritten(job: Job, text: str, engine: str, scores: Scores, row: int) -> Rewrite:
-    """The record of a comment whose new ``text`` has the scores of a row."""
-    similarity = None
-    if scores.embedding is not None and job.embedding is not None:
-        similarity = float(scores.embedding[row] @ job.embedding)
-    return Rewrite(
-        text,
-        "rewritten",
-        engine=engine,
-        toxicity_before=job.toxicity,
-        toxicity_after=float(scores.toxicity[row]),
-        similarity=similarity,
-        fluency=None if scores.fluency is None else float(scores.fluency[row]),
-        attempts=job.attempts,
-    )

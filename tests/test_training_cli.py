@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -13,6 +15,8 @@ from click.testing import CliRunner
 from sro_edge.cli import main
 from sro_edge.cli._training import build_config
 from sro_edge.training.config import ScreenerConfig, SROConfig, WarmStartConfig
+from sro_edge.training.piles import fold
+from sro_edge.training.warm_start import Piles
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 
@@ -44,6 +48,35 @@ def test_a_recipe_sets_defaults_and_flags_win(tmp_path: Path) -> None:
     result = runner.invoke(main, ["warm-start", "--recipe", str(recipe), "--heads", "3"])
     assert result.exit_code == 2
     assert "self.hidden_size=256 is no multiple of self.heads=3" in result.output
+
+
+def test_a_warm_start_mines_only_the_folds_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sro_edge.training.encoder
+    import sro_edge.training.warm_start
+
+    seen = []
+
+    def train(piles: Piles, run: Path, *_: Any, **__: Any) -> Path:
+        seen.append(piles)
+        run.mkdir(exist_ok=True)
+        (run / "run.json").write_text("{}")
+        return run
+
+    monkeypatch.setattr(sro_edge.training.warm_start, "warm_start", train)
+    monkeypatch.setattr(sro_edge.training.encoder, "Encoder", str)
+    pile, mining, run = tmp_path / "pile.jsonl", tmp_path / "labelled.csv", tmp_path / "run"
+    pile.write_text('{"text": "x"}\n')
+    mining.write_text("text,label\n" + "".join(f"comment {n},{n % 2}\n" for n in range(200)))
+    words = ["warm-start", "--toxic", str(pile), "--clean", str(pile), "-o", str(run)]
+    words += ["--mining", str(mining), "--folds", "0.3", "1"]
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    mined = [*seen[0].mining[0], *seen[0].mining[1]]
+    assert 110 < len(mined) < 170
+    assert all(fold(text) >= 0.3 for text in mined)
+    assert json.loads((run / "run.json").read_text())["folds"] == [0.3, 1.0]
 
 
 def test_unknown_settings_of_a_recipe_are_refused(tmp_path: Path) -> None:
