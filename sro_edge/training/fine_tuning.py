@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sro_edge.training.journal import Journal
+from sro_edge.training.memory import bound_kernel_caches
 
 
 def fine_tune(
@@ -34,6 +35,7 @@ def fine_tune(
         progress: called with the metrics of every logged step.
         checkpoint_every: seconds between checkpoints.
     """
+    bound_kernel_caches()
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=rate(0), weight_decay=0.01, fused=True)
     with Journal(run, progress, checkpoint_every) as journal:

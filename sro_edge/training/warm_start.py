@@ -24,6 +24,7 @@ from sro_edge.training.config import WarmStartConfig
 from sro_edge.training.encoder import Encoder
 from sro_edge.training.journal import Journal
 from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, word_vectors
+from sro_edge.training.memory import bound_kernel_caches
 from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.objective import IGNORED
 from sro_edge.training.piles import clean_sentences, fold
@@ -242,6 +243,7 @@ def warm_start(
         progress: called with the metrics of every logged step.
         checkpoint_every: seconds between checkpoints.
     """
+    bound_kernel_caches()
     lexicon = mine_lexicon([*piles.toxic, *piles.mining[0]], [*piles.clean, *piles.mining[1]])
     plain = list(dict.fromkeys(clean_sentences(piles.plain, lexicon)))
     neutral = list(dict.fromkeys(clean_sentences(piles.clean, lexicon, low=2, high=40)))
