@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto
 
-from sro_edge.abstention import GRAPH, INPUTS, NOTES, Abstainer
+from sro_edge.abstention import GRAPH, INPUTS, NOTES, Abstainer, highest
 from sro_edge.errors import ExportError
 from sro_edge.export.config import write_json
 from sro_edge.export.figures import Figure
@@ -19,12 +20,10 @@ from sro_edge.export.onnx_weights import store
 from sro_edge.export.onnx_writer import to_onnx
 from sro_edge.export.runs import Run, trained_record
 from sro_edge.manifest import sha256
-from sro_edge.onnx_session import feeds, token_batches
 from sro_edge.screener import Screener
 from sro_edge.training import abstention
 
 _BOUND = 0.15  # as for the screener's own scores, stored the same way
-_BATCH_TOKENS = 512  # padding included, as at run time
 _FLIPS = 0.005  # share of decisions that storing may turn
 _LEAST_SHARED = 4096  # bytes of a tensor; smaller ones are not worth it
 
@@ -87,13 +86,14 @@ def _prove(
     """The stored graph against torch, window by window."""
     engine = Screener(folder, threads=1, device="cpu")
     found = Abstainer(folder, engine, threshold, threads=1, device="cpu").score(probes)
-    wanted = np.zeros(len(probes), dtype=np.float32)
-    pieces = sorted(engine.pieces(probes), key=lambda piece: len(piece[1]))
-    for batch in token_batches(pieces, _BATCH_TOKENS):
-        _, given = feeds(batch, engine.pad)
-        with torch.inference_mode():
-            (values,) = probe(*(torch.from_numpy(given[name]) for name in INPUTS))
-        np.maximum.at(wanted, [number for number, _ in batch], values.numpy())
+
+    @torch.inference_mode()
+    def run(given: dict[str, Any]) -> npt.NDArray[np.float32]:
+        (values,) = probe(*(torch.from_numpy(given[name]) for name in INPUTS))
+        scores: npt.NDArray[np.float32] = values.numpy()
+        return scores
+
+    wanted = highest(engine, probes, run)
     turned = (found >= threshold) != (wanted >= threshold)
     return [
         Figure("abstain.probes", "comments scored by both models that abstain", len(probes)),

@@ -12,7 +12,7 @@ Nothing is loaded before the first toxic comment. A bundle without these files n
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sro_edge.errors import BundleError
-from sro_edge.manifest import ABSTAIN, sha256
+from sro_edge.manifest import ABSTAIN, SCREENER, sha256
 from sro_edge.onnx_session import feeds, load_session, token_batches
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Abstainer:
         threshold: lowest score that gives a comment up.
         threads: CPU threads; default one per physical core.
         device: ``auto``, ``cpu`` or ``cuda``.
+        identity: sha256 of the screener's graph, where it is known already.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class Abstainer:
         *,
         threads: int | None = None,
         device: str = "auto",
+        identity: str | None = None,
     ) -> None:
         self.threshold = threshold
-        self._folder, self._screener = folder, screener
+        self._folder, self._screener, self._identity = folder, screener, identity
         self._threads, self._device = threads, device
         self._session: Any = None
 
@@ -68,18 +70,12 @@ class Abstainer:
         Raises:
             BundleError: the files are damaged, or made for another screener.
         """
-        scores = np.zeros(len(texts), dtype=np.float32)
         if not texts:
-            return scores
+            return np.zeros(0, dtype=np.float32)
         if self._session is None:
-            _check(self._folder)
+            _check(self._folder, self._identity)
             self._session = load_session(self._folder / GRAPH, self._threads, self._device)
-        pieces = sorted(self._screener.pieces(texts), key=lambda piece: len(piece[1]))
-        for batch in token_batches(pieces, _BATCH_TOKENS):
-            _, given = feeds(batch, self._screener.pad)
-            (found,) = self._session.run([OUTPUT], {name: given[name] for name in INPUTS})
-            np.maximum.at(scores, [number for number, _ in batch], found)
-        return scores
+        return highest(self._screener, texts, lambda given: self._session.run([OUTPUT], given)[0])
 
     def given_up(self, jobs: Sequence[Job]) -> list[Job]:
         """The comments, all of them toxic, one of whose pieces nothing can mend."""
@@ -90,6 +86,25 @@ class Abstainer:
             if at >= self.threshold
         }
         return [job for job in jobs if any(piece.text in hopeless for piece in job.pieces)]
+
+
+def highest(
+    screener: Screener, texts: Sequence[str], run: Callable[[dict[str, Any]], Floats]
+) -> Floats:
+    """The highest of the scores (B,) that ``run`` gives the windows of each text (N,).
+
+    Args:
+        screener: cuts texts into windows of token ids.
+        texts: the texts.
+        run: scores a batch, given as :data:`INPUTS` by name, (B, T) each.
+    """
+    scores = np.zeros(len(texts), dtype=np.float32)
+    pieces = sorted(screener.pieces(texts), key=lambda piece: len(piece[1]))
+    for batch in token_batches(pieces, _BATCH_TOKENS):
+        _, given = feeds(batch, screener.pad)
+        found = run({name: given[name] for name in INPUTS})
+        np.maximum.at(scores, [number for number, _ in batch], found)
+    return scores
 
 
 def load_abstainer(
@@ -111,17 +126,24 @@ def load_abstainer(
             f"{bundle.path} has no {ABSTAIN}, so it cannot abstain at {threshold:g}: export it "
             "with --abstain RUN (of `sro-edge train-abstain`), or rewrite with --abstain off"
         )
-    return Abstainer(bundle.screener, screener, threshold, threads=threads, device=device)
+    return Abstainer(
+        bundle.screener,
+        screener,
+        threshold,
+        threads=threads,
+        device=device,
+        identity=bundle.files[SCREENER].sha256,
+    )
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, identity: str | None) -> None:
     """Refuse a graph that shares weights with another screener than the one beside it."""
     file = folder / NOTES
     try:
         made_for = json.loads(file.read_text("utf-8"))["screener"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{file} is not usable: {error!r}; export the bundle again") from error
-    if made_for != sha256(folder / "model.onnx"):
+    if made_for != (identity or sha256(folder / "model.onnx")):
         raise BundleError(
             f"{file}: {GRAPH} shares weights with another screener than the one beside it; export "
             "both together (`sro-edge export --abstain RUN`), or rewrite with --abstain off"
