@@ -15,11 +15,10 @@ import pyarrow as pa
 from sro_edge.columns import LOST, Annotator, Row
 from sro_edge.errors import EngineError
 from sro_edge.formats import Comment
+from sro_edge.memo import LONGEST, MOST_COMMENTS, remember
 
 LOST_IN_A_ROW = 3  # units; then it is not the comments
 _AHEAD = 1  # units asked for behind the one that is waited for
-_CACHE = 20_000  # rows kept for comments that come again
-_CACHE_CHARS = 1_000  # longer comments are not kept
 _SHORT = 120  # characters of a comment that reads well as an example
 
 
@@ -191,10 +190,8 @@ class Answers:
 
     def _remember(self, asked: _Asked) -> None:
         """Keep rows for comments that come again, in the same order whenever a run was stopped."""
-        short = {t: entry for t, entry in asked.new.items() if len(t or "") <= _CACHE_CHARS}
-        self._known.update(short)
-        while len(self._known) > _CACHE:
-            asked.evicted.append(self._known.popitem(last=False))
+        short = {t: entry for t, entry in asked.new.items() if len(t or "") <= LONGEST}
+        asked.evicted += remember(self._known, short, MOST_COMMENTS)
 
     def _withdraw(self, asked: _Asked) -> None:
         """Undo :meth:`_remember`; what was remembered later must be withdrawn first."""

@@ -23,7 +23,8 @@ from sro_edge.deletion import deletions
 from sro_edge.first_stage import stated
 from sro_edge.guards import is_degenerate, is_refusal, keeps_quotes, survives, tidy
 from sro_edge.job import Job, Piece, Rewrite, free_spans, why_unusable
-from sro_edge.score_cache import ScoreCache, remember
+from sro_edge.memo import LONGEST, MOST_COMMENTS, remember
+from sro_edge.score_cache import ScoreCache
 from sro_edge.screener import Scores, passes
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
 _NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
-_CACHE = 20_000  # records kept for comments that come again
-_CACHE_CHARS = 1_000  # longer comments are not kept
 
 
 class Rewriter:
@@ -181,8 +180,8 @@ class Rewriter:
                     yield Rewrite(text=text, status="empty")
                 else:
                     yield results.get(text) or known[text]
-            short = {t: r for t, r in results.items() if len(t) <= _CACHE_CHARS}
-            remember(known, short, _CACHE)
+            short = {t: r for t, r in results.items() if len(t) <= LONGEST}
+            remember(known, short, MOST_COMMENTS)
 
     def _rewrite_all(self, texts: Sequence[str]) -> list[Rewrite]:
         """One round after the other over the toxic ones among distinct, non-blank ``texts``."""

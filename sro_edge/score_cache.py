@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from sro_edge.screener import Screener
 
     Floats = npt.NDArray[np.float32]
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class ScoreCache:
@@ -71,10 +67,3 @@ class ScoreCache:
             None if scores.fluency is None else float(scores.fluency[row]),
             None if scores.embedding is None else scores.embedding[row],
         )
-
-
-def remember(known: OrderedDict[K, V], new: Mapping[K, V], most: int) -> None:
-    """Add what is ``new``, and let the oldest go where there are more than ``most``."""
-    known.update(new)
-    while len(known) > most:
-        known.popitem(last=False)

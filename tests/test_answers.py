@@ -63,8 +63,8 @@ def test_a_unit_is_begun_before_the_one_before_it_is_waited_for() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_asked_as_if_nobody_asked_ahead(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """With failures, a full cache and comments too long for it: same requests, same rows."""
-    monkeypatch.setattr(answers, "_CACHE", 6)
-    monkeypatch.setattr(answers, "_CACHE_CHARS", 3)
+    monkeypatch.setattr(answers, "MOST_COMMENTS", 6)
+    monkeypatch.setattr(answers, "LONGEST", 3)
     rng = random.Random(seed)
     words = [*"abcdefghij", "long one", "long two", "bad", "shy"]
     given = [[Comment(rng.choice(words)) for _ in range(rng.randint(1, 5))] for _ in range(30)]
