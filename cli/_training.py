@@ -11,12 +11,15 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sro_edge.cli._progress import LINE_SECONDS, stderr
 from sro_edge.errors import MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from sro_edge.evaluation.fluency import FluencyJudge
 
 F = TypeVar("F", bound=Callable[..., Any])
 READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -138,6 +141,24 @@ def needs(command: str, extra: str, *modules: str) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def load_fluency_judge(run: Path | None) -> FluencyJudge | None:
+    """The fluency judge in a run of `sro-edge train-judges`; None where no run is named.
+
+    Raises:
+        ModelError: the run has none.
+    """
+    from sro_edge.errors import ModelError
+    from sro_edge.evaluation.fluency import FluencyJudge
+    from sro_edge.training.runs import fluency_folder
+
+    if run is None:
+        return None
+    folder = fluency_folder(run)
+    if folder is None:
+        raise ModelError(f"{run} has no fluency judge: give a run of `sro-edge train-judges`")
+    return FluencyJudge.load(folder)
 
 
 def record_data(

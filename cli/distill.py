@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sro_edge.cli._progress import stderr
 from sro_edge.cli._shared import PATH
+from sro_edge.cli._training import PILE, READABLE, load_fluency_judge
+
+if TYPE_CHECKING:
+    from sro_edge.rewriter import Rewriter
+    from sro_edge.training.rewording import Rewording
 
 
 @click.command(short_help="Draw a bundle's best rewrites, as pairs to train on.")
@@ -30,6 +36,22 @@ from sro_edge.cli._shared import PATH
     metavar="N",
     help="Longer comments are left out.",
 )
+@click.option(
+    "--mild",
+    type=READABLE,
+    metavar="TSV",
+    help="Table of milder words: candidates are searched with it as well.",
+)
+@click.option(
+    "--plain",
+    type=READABLE,
+    multiple=True,
+    metavar="PATH",
+    help="General clean text, which tells what stands beside what; with --mild.",
+)
+@click.option(
+    "--fluency-judge", type=PILE, metavar="RUN", help="Run of judges: a second opinion on fluency."
+)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
 @click.option("--out", "-o", type=PATH, default="pairs.parquet", show_default=True)
@@ -39,6 +61,9 @@ def distill(
     bundle: Path | None,
     samples: int,
     max_chars: int,
+    mild: Path | None,
+    plain: tuple[Path, ...],
+    fluency_judge: Path | None,
     threads: int | None,
     seed: int,
     out: Path,
@@ -49,6 +74,10 @@ def distill(
     (1 - toxicity) x similarity x fluency becomes a pair if it passes stricter
     floors than a rewrite must. A policy trained on the pairs passes at its first
     attempt what took several, and a bundle of it is better and faster.
+
+    With --mild (a line is a toxic phrase, a tab, and milder ones with | between
+    them), rewrites are also searched: toxic phrases replaced as the words beside
+    them in --plain allow. Then no candidate may have words of its own making.
 
     \b
     Example:
@@ -70,9 +99,21 @@ def distill(
     from sro_edge.training.best_of import Drawn, Floors, best_of
     from sro_edge.training.piles import read_texts
 
+    if bool(mild) != bool(plain):
+        raise click.UsageError("--mild and --plain go together: one says what, the other where")
     texts = [t for t in dict.fromkeys(read_texts(toxic, column)) if len(t) <= max_chars]
     rewriter = Rewriter.load(bundle, threads=threads)
-    found = best_of(rewriter, texts, samples=samples, floors=Floors(), seed=seed)
+    search = _rewording(mild, plain, column, rewriter) if mild else None
+    judge = load_fluency_judge(fluency_judge)
+    found = best_of(
+        rewriter,
+        texts,
+        samples=samples,
+        floors=Floors(),
+        search=search,
+        fluency_judge=(lambda texts: judge(texts).numpy()) if judge else None,
+        seed=seed,
+    )
     shown = track(found, "drawing", total=len(texts), console=stderr())
     pairs = [drawn for _, drawn in shown if drawn is not None]
     if not pairs:
@@ -86,3 +127,14 @@ def distill(
         pq.write_table(pa.table(columns).replace_schema_metadata(note), temporary)
     click.echo(f"{len(pairs):,} pairs of {len(texts):,} comments", err=True)
     click.echo(out)
+
+
+def _rewording(mild: Path, plain: tuple[Path, ...], column: str, rewriter: Rewriter) -> Rewording:
+    """The search; of the bundle's toxic words, those count that are toxic alone."""
+    from sro_edge.training.mild_words import read_mild
+    from sro_edge.training.ngrams import Trigrams
+    from sro_edge.training.piles import read_plain
+    from sro_edge.training.rewording import Rewording, toxic_alone
+
+    toxic = toxic_alone(rewriter.lexicon, rewriter.screener)
+    return Rewording(read_mild(mild), toxic, Trigrams(read_plain(plain, column)))

@@ -13,6 +13,7 @@ from sro_edge.cli._training import (
     build_config,
     config_options,
     folds_option,
+    load_fluency_judge,
     needs,
     record_data,
     run_folder,
@@ -29,6 +30,14 @@ from sro_edge.training.config import ScreenerConfig
 @click.option("--dev", type=READABLE, multiple=True, required=True, help="Picks the thresholds.")
 @click.option("--test", type=READABLE, multiple=True, help="Only reported on.")
 @click.option("--sentences", type=READABLE, multiple=True, help="Text to learn fluency from.")
+@click.option(
+    "--ordinary",
+    type=READABLE,
+    multiple=True,
+    help="General clean text: what a word counter flags in it is learned from as clean.",
+)
+@click.option("--max-ordinary", default=4_000, show_default=True, help="Taken from --ordinary.")
+@click.option("--fluency-judge", type=PILE, help="Run of judges that says how broken a copy is.")
 @click.option("--max-sentences", default=60_000, show_default=True, help="Taken from --sentences.")
 @folds_option(
     "Train only on texts whose hash lies between these shares; the rest is left for a judge."
@@ -44,6 +53,9 @@ def train_screener(
     dev: tuple[Path, ...],
     test: tuple[Path, ...],
     sentences: tuple[Path, ...],
+    ordinary: tuple[Path, ...],
+    max_ordinary: int,
+    fluency_judge: Path | None,
     max_sentences: int,
     folds: tuple[float, float],
     column: str,
@@ -56,7 +68,12 @@ def train_screener(
 
     Labelled files are Parquet, CSV or JSONL with a text and a 0/1 label column; a column `source`,
     where there is one, splits the reported figures. Fluency is learned from whole sentences
-    against broken copies of them, so --sentences needs no labels.
+    against broken copies of them, so --sentences needs no labels. With --fluency-judge
+    (made by `train-judges` from texts that the judge of your figures does not
+    see), that model says how broken each copy is: many bear a missing word.
+
+    Clean comments gathered with a word list teach that "kill" is an insult.
+    --ordinary finds sentences of general text that only its words make look toxic.
 
     \b
     Examples:
@@ -69,7 +86,15 @@ def train_screener(
         raise click.UsageError("give --train, or both --toxic and --clean to learn from")
     needs("train-screener", "train", "torch", "transformers", "sklearn")
     run = run_folder(out, "screener", resume)
-    from sro_edge.training.piles import read_labelled, read_plain, read_texts
+    from sro_edge.training.false_alarms import SOURCE as FALSE_ALARMS
+    from sro_edge.training.false_alarms import false_alarms
+    from sro_edge.training.piles import (
+        clean_sentences,
+        in_folds,
+        read_labelled,
+        read_plain,
+        read_texts,
+    )
     from sro_edge.training.screener import fluency_sentences, screener_steps
     from sro_edge.training.screener import train_screener as fit
 
@@ -81,6 +106,10 @@ def train_screener(
     plain = read_plain(sentences, column)
     whole, held_out = fluency_sentences(plain, comments, max_sentences, folds)
     used = labelled.within(folds)
+    if ordinary:
+        spoken = [t for t in clean_sentences(read_plain(ordinary, column)) if in_folds(t, folds)]
+        alarms = false_alarms(used, spoken, max_ordinary)
+        used = used.joined(alarms, 0, FALSE_ALARMS)
     steps = screener_steps(len(used.texts), config, sentences=bool(whole))
     shown = {n: n + " {:.3g}" for n in ("toxic", "fluent", "distill")}
     with training_progress(steps, "step", shown) as progress:
@@ -92,8 +121,10 @@ def train_screener(
             run,
             config,
             test=read_labelled(test, column, label=label) if test else None,
+            fluency_judge=load_fluency_judge(fluency_judge),
             progress=progress,
         )
     roles = {"train": train, "toxic": toxic, "clean": clean, "dev": dev, "sentences": sentences}
+    roles |= {"ordinary": ordinary}
     record_data(run, roles, folds)
     click.echo(model)

@@ -37,6 +37,7 @@ from sro_edge.training.config import WarmStartConfig
 @click.option("--init", type=PILE, help="Go on from this run's model and its tokenizer.")
 @click.option("--pairs", type=READABLE, help="Comments with a model's own rewrites (`distill`).")
 @click.option("--pairs-columns", nargs=2, help="Its two columns [default: it has just two].")
+@click.option("--mild", type=READABLE, help="Table of milder words, for the noise.")
 @click.option("--column", default="text", show_default=True, help="Text column of all files.")
 @click.option("--encoder", default="minilm", show_default=True, help="Tells words that mean alike.")
 @config_options(WarmStartConfig)
@@ -51,6 +52,7 @@ def warm_start(
     init: Path | None,
     pairs: Path | None,
     pairs_columns: tuple[str, str] | None,
+    mild: Path | None,
     column: str,
     encoder: str,
     out: Path | None,
@@ -73,6 +75,7 @@ def warm_start(
     needs("warm-start", "train", "torch", "transformers", "sklearn")
     run = run_folder(out, "warm-start", resume)
     from sro_edge.training.encoder import Encoder
+    from sro_edge.training.mild_words import read_mild
     from sro_edge.training.piles import read_labelled, read_pairs, read_plain, read_texts
     from sro_edge.training.warm_start import Piles
     from sro_edge.training.warm_start import warm_start as train
@@ -84,9 +87,11 @@ def warm_start(
         plain=read_plain(plain, column),
         mining=(labelled.of(1), labelled.of(0)),
         pairs=read_pairs(pairs, pairs_columns or ()) if pairs else (),
+        mild=read_mild(mild) if mild else None,
     )
     with training_progress(config.tokens, "tokens", {"loss": "loss {:.3g}"}) as progress:
         model = train(piles, run, config, Encoder(encoder), init=init, progress=progress)
     named = {"toxic": toxic, "clean": clean, "plain": plain, "mining": mining}
-    record_data(run, {**named, "pairs": (pairs,) if pairs else ()}, folds)
+    single = {"pairs": pairs, "mild": mild}
+    record_data(run, named | {role: (file,) for role, file in single.items() if file}, folds)
     click.echo(model)

@@ -53,12 +53,16 @@ def tidy(answer: str, comment: str) -> str:
     return _ARTICLE.sub(lambda m: m[0] if m[0].lower() in given else _article(m), text)
 
 
-def _article(match: re.Match[str]) -> str:
-    word = match[3].lower()
+def article(word: str) -> str:
+    """ "a" or "an", as the sound of ``word`` wants it."""
+    word = word.lower()
     silent = word.startswith(("hour", "honest", "honor", "honour", "heir"))
     consonant = re.match(r"uni(?!n|m)|us[eu]|eu|one|once", word) is not None
-    vowel = silent or (word[0] in "aeiou" and not consonant)
-    return match[1][0] + ("n" if vowel else "") + match[2] + match[3]
+    return "an" if silent or (word[0] in "aeiou" and not consonant) else "a"
+
+
+def _article(match: re.Match[str]) -> str:
+    return match[1][0] + article(match[3])[1:] + match[2] + match[3]
 
 
 def is_refusal(answer: str, comment: str) -> bool:

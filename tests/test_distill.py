@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from sro_edge.prompt import SMALL_TEMPLATE
 from sro_edge.rewriter import Rewriter
 from sro_edge.screener import Scores
 from sro_edge.training.best_of import Drawn, Floors, best_of
+from sro_edge.training.ngrams import Trigrams
+from sro_edge.training.rewording import Rewording
 
 ANSWERS = {
     "greedy": ["you are a moron 7"],
@@ -31,6 +33,7 @@ ANSWERS = {
 class Fake:
     """An engine whose answers are :data:`ANSWERS`; "rather" is less fluent, "fine" off meaning."""
 
+    lexicon: Mapping[str, float] = MappingProxyType({})
     bundle = SimpleNamespace(sampling=Sampling(), prompt=SMALL_TEMPLATE)
 
     def __init__(self) -> None:
@@ -81,6 +84,65 @@ def test_worth_grows_with_all_that_counts() -> None:
     assert drawn.worth == pytest.approx(0.8 * 0.8 * 0.7**1.5)
     for better in ({"toxicity": 0.1}, {"similarity": 0.9}, {"fluency": 0.9}):
         assert drawn._replace(**better).worth > drawn.worth
+
+
+def test_a_search_finds_more_and_forbids_inventions() -> None:
+    table = {("idiot",): [("odd", "person")]}
+    search = Rewording(table, [], Trigrams(["you are an odd person 7", "you are odd"] * 5))
+    engine: Any = Fake()
+    comment = "you are an idiot 7"
+    ((_, drawn),) = best_of(engine, [comment], samples=5, floors=Floors(), search=search)
+    assert drawn is not None
+    assert drawn.text == "you are an odd person 7"
+    assert drawn.kept == pytest.approx(6 / 5)
+    ((_, alone),) = best_of(engine, [comment], samples=5, floors=Floors(fit=-9), search=None)
+    assert alone is not None
+    assert alone.text == "you are odd 7"  # "odd" is the model's own word, so the search forbids it
+
+
+def test_a_second_opinion_refuses_what_it_calls_broken() -> None:
+    engine: Any = Fake()
+
+    def judge(texts: Sequence[str]) -> Any:
+        return np.array([0.1 if t == "you are odd 7" else 0.9 for t in texts], np.float32)
+
+    comment = "you are an idiot 7"
+    lenient = Floors(fluency_drop=0.3)
+    ((_, drawn),) = best_of(engine, [comment], samples=5, floors=lenient, fluency_judge=judge)
+    assert drawn is not None
+    assert drawn.text == "you are rather odd 7"
+    assert drawn.judged == pytest.approx(0.9)
+
+
+def test_ill_fit_and_lost_words_cost_worth() -> None:
+    drawn = Drawn("a", "b", 0.2, 0.8, 0.7, 0.8)
+    for worse in ({"fit": -1.0}, {"kept": 0.5}, {"judged": 0.5}):
+        assert drawn._replace(**worse).worth < drawn.worth
+    assert drawn._replace(kept=1.4).worth == drawn.worth
+    assert not Floors().pass_(drawn._replace(judged=0.2))
+
+
+def test_the_table_needs_text_to_say_where(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "you are an idiot"}\n')
+    (tmp_path / "mild.tsv").write_text("idiot\tperson\n")
+    words = ["distill", str(tmp_path / "in.jsonl"), "--mild", str(tmp_path / "mild.tsv")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "--mild and --plain go together" in result.output
+
+
+def test_the_command_searches_with_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rewriter, "load", lambda *_, **__: Fake())
+    pq.write_table(pa.table({"text": ["you are an idiot 7"]}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"text": ["you are an odd person 7"] * 5}), tmp_path / "plain.parquet")
+    (tmp_path / "mild.tsv").write_text("idiot\todd person\n")
+    words = ["distill", str(tmp_path / "in.parquet"), "-o", str(tmp_path / "pairs.parquet")]
+    words += ["--mild", str(tmp_path / "mild.tsv"), "--plain", str(tmp_path / "plain.parquet")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert pq.read_table(tmp_path / "pairs.parquet")["text"].to_pylist() == [
+        "you are an odd person 7"
+    ]
 
 
 def test_the_command_writes_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,18 @@ from sro_edge.training.config import ScreenerConfig, WarmStartConfig
 from sro_edge.training.corruption import Corruptor
 from sro_edge.training.follower import Classifier, Follower
 from sro_edge.training.lexicon import clean_words, mine_lexicon
+from sro_edge.training.mild_words import Choice
 from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.piles import Labelled, clean_sentences, words
 from sro_edge.training.runs import measured_error
-from sro_edge.training.screener import LABELS, train_screener
+from sro_edge.training.screener import (
+    LABELS,
+    UNKNOWN,
+    Row,
+    load_classifier,
+    screener_loss,
+    train_screener,
+)
 from sro_edge.training.warm_start import Piles, load_small, warm_start
 
 TOXIC = [
@@ -218,6 +226,29 @@ def test_screener_learns_and_writes_thresholds(screener_run: Path) -> None:
     Thresholds(**json.loads((screener_run / "model" / "thresholds.json").read_text()))
 
 
+def test_a_fluency_judge_has_the_word_on_how_broken_a_text_is(screener_run: Path) -> None:
+    model, tokenizer = load_classifier(str(screener_run / "model"))
+    rows = [Row("you are kind", 0.0, UNKNOWN), Row("kind are you", UNKNOWN, 0.0)]
+    asked = []
+
+    def judge(texts: list[str]) -> torch.Tensor:
+        asked.append(texts)
+        return torch.tensor([0.5])
+
+    said: Any = judge
+    config = ScreenerConfig()
+    with torch.no_grad():
+        own = screener_loss(model, None, tokenizer, rows, config)
+        told = screener_loss(model, None, tokenizer, rows, config, said)
+        half = screener_loss(
+            model, None, tokenizer, [rows[0], rows[1]._replace(fluent=0.5)], config
+        )
+    assert asked == [["kind are you"]]
+    assert told["toxic"] == own["toxic"]
+    assert told["fluent"] == pytest.approx(half["fluent"].item())
+    assert told["fluent"] != own["fluent"]
+
+
 def test_warm_start_resumes_and_writes_its_template(policy_run: Path) -> None:
     model = policy_run / "model"
     assert json.loads((model / "prompt.json").read_text())["suffix"] == "<|rewrite|>"
@@ -270,7 +301,7 @@ def test_lexicon_finds_toxic_words_and_their_counterparts() -> None:
 
 def test_noise_is_toxic_and_deterministic() -> None:
     lexicon = mine_lexicon(TOXIC * 30, CLEAN * 30)
-    noise = ToxicNoise(TOXIC, lexicon, {"person": [("moron", 0.7)]})
+    noise = ToxicNoise(TOXIC, lexicon, {("person",): Choice((("moron",),), (1.0,), 1.0)})
     made = [noise.corrupt("what a kind person in this game", random.Random(i)) for i in range(60)]
     assert made == [
         noise.corrupt("what a kind person in this game", random.Random(i)) for i in range(60)

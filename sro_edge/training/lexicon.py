@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
+from sro_edge.training.mild_words import Choice, Phrase
 from sro_edge.training.piles import words
 
 
@@ -124,3 +125,23 @@ def analogues(
             if score >= min_cosine:
                 table.setdefault(names[clean_rows[place]], []).append((word, score))
     return table
+
+
+def weighed(
+    table: Mapping[str, list[tuple[str, float]]], toxic: Iterable[str]
+) -> dict[Phrase, Choice]:
+    """:func:`analogues` as what noise substitutes: the closer and the more frequent the likelier.
+
+    Args:
+        table: clean word -> toxic words with their score.
+        toxic: the toxic pile.
+    """
+    frequency = Counter(w for t in toxic for w in words(t))
+    found = {}
+    for clean, pairs in table.items():
+        weights = tuple(
+            math.exp((score - 0.7) / 0.06) * (1 + frequency[w]) ** 0.5 for w, score in pairs
+        )
+        pull = max(1.0, sum(weights) ** 0.5)
+        found[(clean,)] = Choice(tuple((w,) for w, _ in pairs), weights, pull)
+    return found

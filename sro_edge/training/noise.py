@@ -1,18 +1,21 @@
 """Toxic noise for clean sentences: what the warm start learns to undo.
 
-Three kinds, all mined from the toxic pile alone: toxic phrases inserted where their neighbours
-occur, clean words substituted by a toxic distributional analogue, and whole toxic clauses.
+Three kinds: toxic phrases inserted where their neighbours occur, clean phrases substituted by what
+is said with the like meaning in a toxic way, and whole toxic clauses. The first and the last are
+mined from the toxic pile alone.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
+from sro_edge.guards import article
+from sro_edge.training.mild_words import Choice, Phrase, phrases
 from sro_edge.training.piles import words
 
 _EDGE = "\n"  # stands for both ends of a comment among neighbours
@@ -34,25 +37,19 @@ class ToxicNoise:
     Args:
         toxic: the toxic pile.
         lexicon: toxic words (see :func:`~sro_edge.training.lexicon.mine_lexicon`).
-        substitutes: clean word -> toxic analogues with cosine.
+        substitutes: clean phrase -> toxic ones to take its place.
     """
 
     def __init__(
         self,
         toxic: Iterable[str],
         lexicon: Mapping[str, float],
-        substitutes: Mapping[str, list[tuple[str, float]]],
+        substitutes: Mapping[Phrase, Choice],
     ) -> None:
         corpus = [words(t) for t in toxic]
-        frequency = Counter(w for t in corpus for w in t if w in lexicon)
         self.lexicon = lexicon
-        self.substitutes = {
-            word: (
-                [w for w, _ in pairs],
-                [math.exp((cos - 0.7) / 0.06) * (1 + frequency[w]) ** 0.5 for w, cos in pairs],
-            )
-            for word, pairs in substitutes.items()
-        }
+        self.substitutes = substitutes
+        self._most = max(map(len, substitutes), default=0)
         self.by_left: dict[str, list[Occurrence]] = defaultdict(list)
         self.by_right: dict[str, list[Occurrence]] = defaultdict(list)
         self.by_both: dict[tuple[str, str], list[Occurrence]] = defaultdict(list)
@@ -131,14 +128,20 @@ class ToxicNoise:
         return True
 
     def _substitute(self, pieces: list[tuple[str, str]], rng: random.Random) -> bool:
-        places = [i for i, (_, w) in enumerate(pieces) if w in self.substitutes]
-        if not places:
+        tokens = [w for _, w in pieces]
+        places = phrases(tokens, self.substitutes, self._most)
+        choices = [self.substitutes[tuple(tokens[place])] for place in places]
+        pulls = [choice.pull for choice in choices]
+        if rng.random() >= sum(pulls):
             return False
-        weights = [sum(self.substitutes[pieces[i][1]][1]) ** 0.5 for i in places]
-        place = rng.choices(places, weights)[0]
-        space, word = pieces[place]
-        toxic = rng.choices(*self.substitutes[word])[0]
-        pieces[place] = (space, self._spell(toxic, rng))
+        i = rng.choices(range(len(places)), pulls)[0]
+        place, choice = places[i], choices[i]
+        toxic = rng.choices(choice.toxic, choice.weights)[0]
+        space = pieces[place.start][0]
+        if place.start and tokens[place.start - 1] in ("a", "an"):
+            before = pieces[place.start - 1][0]
+            pieces[place.start - 1] = (before, article(toxic[0]))
+        pieces[place] = [(" " if i else space, self._spell(w, rng)) for i, w in enumerate(toxic)]
         return True
 
     def _clause(self, pieces: list[tuple[str, str]], rng: random.Random) -> bool:

@@ -21,7 +21,7 @@ from sro_edge.formats.base import reading
 from sro_edge.segments import sentences
 
 _SUFFIXES = (*SUFFIXES, ".txt")
-_WORDS = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*|\S")
+WORDS = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*|\S")
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Labelled(NamedTuple):
 
     def within(self, folds: tuple[float, float]) -> Labelled:
         """Those whose :func:`fold` lies in [low, high)."""
-        rows = [r for r in zip(*self, strict=True) if folds[0] <= fold(r[0]) < folds[1]]
+        rows = [r for r in zip(*self, strict=True) if in_folds(r[0], folds)]
         return Labelled([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows])
 
 
@@ -278,9 +278,14 @@ def fold(text: str) -> float:
     return zlib.crc32(text.lower().encode()) / 2**32
 
 
+def in_folds(text: str, folds: tuple[float, float]) -> bool:
+    """Whether :func:`fold` lies in [low, high)."""
+    return folds[0] <= fold(text) < folds[1]
+
+
 def words(text: str) -> list[str]:
     """Lower-case words and punctuation marks; an obfuscated word (``f*ck``) stays whole."""
-    return _WORDS.findall(text.lower())
+    return WORDS.findall(text.lower())
 
 
 def clean_sentences(

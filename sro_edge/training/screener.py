@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sro_edge.bundle import Thresholds
+from sro_edge.evaluation.fluency import FluencyJudge
 from sro_edge.training.config import ScreenerConfig
-from sro_edge.training.corruption import Corruptor
+from sro_edge.training.corruption import JUDGE_MIX, SCREENER_MIX, Corruptor
 from sro_edge.training.encoder import mean_pool, resolve
 from sro_edge.training.fine_tuning import fine_tune
 from sro_edge.training.follower import Classifier
@@ -43,14 +44,18 @@ class Row(NamedTuple):
 
 
 def make_rows(
-    train: Labelled, sentences: Sequence[str], config: ScreenerConfig, epoch: int
+    train: Labelled,
+    sentences: Sequence[str],
+    config: ScreenerConfig,
+    epoch: int,
+    mix: Mapping[str, int] = SCREENER_MIX,
 ) -> list[Row]:
     """The shuffled rows of one epoch: labelled comments, and whole and broken sentences."""
     rng = random.Random(f"{config.seed}/{epoch}")
     rows = [Row(t, float(y), UNKNOWN) for t, y in zip(train.texts, train.labels, strict=True)]
     wanted = int(config.fluency_rows * len(rows)) if sentences else 0
     vocabulary = [w for s in rng.sample(sentences, min(2000, len(sentences))) for w in words(s)]
-    corruptor = Corruptor(vocabulary)
+    corruptor = Corruptor(vocabulary, mix)
     for _ in range(wanted):
         sentence = rng.choice(sentences)
         broken = corruptor.corrupt(sentence, rng) if rng.random() < 0.55 else None
@@ -60,12 +65,16 @@ def make_rows(
 
 
 def batches(
-    train: Labelled, sentences: Sequence[str], config: ScreenerConfig, skip: int = 0
+    train: Labelled,
+    sentences: Sequence[str],
+    config: ScreenerConfig,
+    mix: Mapping[str, int] = SCREENER_MIX,
+    skip: int = 0,
 ) -> Iterator[list[Row]]:
     """Endless batches of rows of like length; deterministic, resumable by step."""
     epoch = 0
     while True:
-        rows = make_rows(train, sentences, config, epoch)
+        rows = make_rows(train, sentences, config, epoch, mix)
         epoch += 1
         span = config.batch_rows * 40
         for start in range(0, len(rows), span):
@@ -102,11 +111,17 @@ def load_classifier(
 
 
 def screener_loss(
-    model: Any, teacher: Any, tokenizer: Any, rows: Sequence[Row], config: ScreenerConfig
+    model: Any,
+    teacher: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    config: ScreenerConfig,
+    fluency_judge: FluencyJudge | None = None,
 ) -> dict[str, torch.Tensor]:
     """Binary cross entropy of the labels where known, plus distillation of the embedding.
 
-    Without a fluency label or a teacher, their parts of the loss are left out.
+    Without a fluency label or a teacher, their parts of the loss are left out. A ``fluency_judge``
+    has the word on how fluent a text is, for a copy that lost a word may be whole.
     """
     encoded = tokenizer(
         [r.text for r in rows],
@@ -115,6 +130,12 @@ def screener_loss(
         max_length=config.max_length,
         return_tensors="pt",
     ).to(model.device)
+    if fluency_judge is not None:
+        asked = [i for i, row in enumerate(rows) if row.fluent != UNKNOWN]
+        judged = fluency_judge([rows[i].text for i in asked]).tolist() if asked else []
+        rows = list(rows)
+        for i, fluent in zip(asked, judged, strict=True):
+            rows[i] = rows[i]._replace(fluent=fluent)
     learned = LABELS[: model.config.num_labels]
     targets = torch.tensor([[r.toxic, r.fluent] for r in rows], device=model.device)  # (B, 2)
     targets = targets[:, : len(learned)]
@@ -151,6 +172,7 @@ def train_screener(
     config: ScreenerConfig,
     *,
     test: Labelled | None = None,
+    fluency_judge: FluencyJudge | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
     checkpoint_every: float = 120.0,
 ) -> Path:
@@ -166,6 +188,8 @@ def train_screener(
         run: folder of checkpoints, ``metrics.jsonl`` and the result; resumed from a checkpoint.
         config: how to train.
         test: labelled comments that are only reported on.
+        fluency_judge: says how fluent the sentences and their broken copies are; default: the
+            sentences are, and the copies are not.
         progress: called with the metrics of every logged step.
         checkpoint_every: seconds between checkpoints.
     """
@@ -178,10 +202,11 @@ def train_screener(
     if config.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
     steps = screener_steps(len(train.texts), config, sentences=bool(sentences))
+    mix = JUDGE_MIX if fluency_judge is not None else SCREENER_MIX
     fine_tune(
         model,
-        lambda skip: batches(train, sentences, config, skip),
-        lambda rows: screener_loss(model, teacher, tokenizer, rows, config),
+        lambda skip: batches(train, sentences, config, mix, skip),
+        lambda rows: screener_loss(model, teacher, tokenizer, rows, config, fluency_judge),
         run,
         steps=steps,
         rate=lambda done: config.learning_rate * min(1, done / steps / 0.05, 1.02 - done / steps),

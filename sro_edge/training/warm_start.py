@@ -23,8 +23,9 @@ from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 from sro_edge.training.config import WarmStartConfig
 from sro_edge.training.encoder import Encoder
 from sro_edge.training.journal import Journal
-from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, word_vectors
+from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, weighed, word_vectors
 from sro_edge.training.memory import bound_kernel_caches
+from sro_edge.training.mild_words import Table, substitutes
 from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.objective import IGNORED
 from sro_edge.training.piles import clean_sentences, fold
@@ -108,6 +109,8 @@ class Piles:
         mining: more (toxic, clean) comments of the same domain, only for finding toxic words.
         pairs: comments with rewrites of a model's own (``sro-edge distill``), learned from beside
             the noised sentences.
+        mild: toxic phrases with milder ones (:mod:`sro_edge.training.mild_words`), in the place of
+            distributional analogues.
     """
 
     toxic: list[str]
@@ -115,17 +118,24 @@ class Piles:
     plain: list[str]
     mining: tuple[list[str], list[str]] = ([], [])
     pairs: Sequence[tuple[str, str]] = ()
+    mild: Table | None = None
 
 
 def build_noise(
     piles: Piles, lexicon: dict[str, float], sentences: list[str], encoder: Encoder
 ) -> ToxicNoise:
-    """Find the analogues of the lexicon's words; clean ``sentences`` sharpen the word contexts."""
+    """What to substitute by what: as the table of milder words says, else by analogues.
+
+    Clean ``sentences`` sharpen the contexts of words, from which the analogues are found.
+    """
     toxic = [*piles.toxic, *piles.mining[0]]
+    if piles.mild:
+        clean = [*piles.clean, *sentences[:200_000]]
+        return ToxicNoise(toxic, lexicon, substitutes(piles.mild, toxic, clean))
     index, vectors = word_vectors([*toxic, *piles.clean, *piles.mining[1], *sentences[:200_000]])
     leaning = clean_words(piles.toxic, piles.clean)
     table = analogues(list(lexicon), leaning, index, vectors, encoder.embed)
-    return ToxicNoise(toxic, lexicon, table)
+    return ToxicNoise(toxic, lexicon, weighed(table, toxic))
 
 
 class Denoising:
