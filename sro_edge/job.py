@@ -58,7 +58,7 @@ class Rewrite:
 class Piece:
     """A toxic span on its way: what it was, without disguise, and what it became.
 
-    ``worth`` is that of the answer, and ``doubtful`` is one that is only just not toxic.
+    ``worth`` is that of the answer, and ``doubtful`` is one that is only just good enough.
     """
 
     span: Span

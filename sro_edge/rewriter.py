@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
+_LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
 _NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
 
 
@@ -280,7 +281,10 @@ class Rewriter:
         }
 
     def _pick(self, pieces: Sequence[Piece], candidates: dict[str, list[str]], engine: str) -> None:
-        """Give each piece its best passing candidate by (1 - toxicity) x similarity x fluency."""
+        """Give each piece its best passing candidate by (1 - toxicity)^3 x similarity x fluency.
+
+        The cube, for another judge calls clean what is far below the threshold, not just below it.
+        """
         leaks = self.bundle.prompt.leaks
         sound = {
             t: [c for c in found if not (is_degenerate(c, t) or is_refusal(c, t) or leaks(c, t))]
@@ -289,8 +293,7 @@ class Rewriter:
         usable = {t: [c for c in found if survives(c, t)] for t, found in sound.items()}
         texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))
         scores, row = self._scores.score(texts), {t: i for i, t in enumerate(texts)}
-        # A greedy answer that is only just not toxic is sampled against, if samples are to come.
-        near = self.thresholds.toxicity / 2 if engine == "greedy" and self.max_attempts > 1 else 1.0
+        looks_again = engine == "greedy" and self.max_attempts > 1  # samples are to come
         for piece in pieces:
             piece.doubtful = False
             if sound[piece.text] and not usable[piece.text]:
@@ -299,9 +302,18 @@ class Rewriter:
                 value, reason = self._value(scores, row[piece.text], row[answer], engine)
                 if value > piece.worth:
                     piece.worth, piece.answer, piece.engine = value, answer, engine
-                    piece.doubtful = float(scores.toxicity[row[answer]]) > near
+                    piece.doubtful = looks_again and self._is_doubtful(
+                        scores, row[piece.text], row[answer]
+                    )
                 elif reason == "meaning":
                     piece.reason = reason
+
+    def _is_doubtful(self, scores: Scores, before: int, after: int) -> bool:
+        """Whether an answer that passes is only just not toxic, or clearly less fluent."""
+        if float(scores.toxicity[after]) > self.thresholds.toxicity / 2:
+            return True
+        fluency = scores.fluency
+        return fluency is not None and float(fluency[before] - fluency[after]) > _LESS_FLUENT
 
     def _value(
         self, scores: Scores, before: int, after: int, engine: str
@@ -313,7 +325,7 @@ class Rewriter:
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self.thresholds.toxicity):
             return 0.0, "toxic"
-        value = 1.0 - toxicity
+        value = (1.0 - toxicity) ** 3
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
             if similarity < self.thresholds.similarity:

@@ -22,10 +22,19 @@ class ScreenerConfig:
         default=2.0, metadata={"help": "weight of (1 - cosine) to the base encoder's embedding"}
     )
     freeze_embeddings: bool = field(default=True, metadata={"help": "keep the word embeddings"})
+    recall: float = field(
+        default=0.0,
+        metadata={"help": "share of toxic --dev comments above the threshold; 0: best F1"},
+    )
     similarity: float = field(
         default=0.6, metadata={"help": "meaning floor written for the bundle"}
     )
     seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
+
+    def __post_init__(self) -> None:
+        """Refuse a recall that is no share."""
+        if not 0 <= self.recall < 1:
+            raise ValueError(f"recall must lie in [0, 1), not at {self.recall}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,15 @@ def best_f1_threshold(labels: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]
     return round(float(thresholds[int(np.argmax(f1[:-1]))]), 4)
 
 
+def recall_threshold(
+    labels: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], recall: float
+) -> float:
+    """The highest score at or above which a share ``recall`` of the toxic comments lies."""
+    toxic = np.sort(scores[labels == 1])[::-1]
+    needed = max(1, int(np.ceil(recall * len(toxic) - 1e-9)))
+    return float(np.floor(toxic[needed - 1] * 10_000)) / 10_000
+
+
 def calibration_error(
     labels: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], bins: int = 15
 ) -> float:

@@ -28,7 +28,7 @@ from sro_edge.training.corruption import JUDGE_MIX, SCREENER_MIX, Corruptor
 from sro_edge.training.encoder import mean_pool, resolve
 from sro_edge.training.fine_tuning import fine_tune
 from sro_edge.training.follower import Classifier
-from sro_edge.training.metrics import best_f1_threshold, classification_report
+from sro_edge.training.metrics import best_f1_threshold, classification_report, recall_threshold
 from sro_edge.training.piles import Labelled, clean_sentences, fold, words
 
 LABELS = ("toxic", "fluent")
@@ -226,7 +226,11 @@ def _finish(
 ) -> Path:
     """Pick the thresholds, measure, and write the model, ``thresholds.json`` and ``run.json``."""
     scores = classifier.judge(dev.texts).toxicity.numpy()
-    toxicity = best_f1_threshold(np.array(dev.labels), scores)
+    labels = np.array(dev.labels)
+    if config.recall:
+        toxicity = recall_threshold(labels, scores, config.recall)
+    else:
+        toxicity = best_f1_threshold(labels, scores)
     drop, fluency = fluency_drop(classifier, dev_sentences, config.seed)
     thresholds = Thresholds(toxicity, config.similarity, drop)
     metrics = {"dev": classification_report(dev.labels, scores, dev.sources, toxicity), **fluency}
