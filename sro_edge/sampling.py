@@ -41,22 +41,21 @@ def _draw_hot(scaled: Floats, top_p: Floats, keys: Keys) -> npt.NDArray[np.intp]
     # Tokens below (1 - top_p) / V weigh less than 1 - top_p together: none is in the nucleus.
     least = sums * (1 - top_p) / shares.shape[1]
     rows, tokens = np.divmod(np.flatnonzero(shares > least[:, None]), shares.shape[1])
-    if top_p.min() < 1:
-        weights = (shares[rows, tokens] / sums[rows]).astype(np.float64)
-        order = np.lexsort((-weights, rows))
-        rows, tokens, weights = rows[order], tokens[order], weights[order]
-        before = weights.cumsum() - weights
-        before -= before[_starts(rows)][rows]  # weight of the likelier tokens of the same row
-        inside = (before < top_p[rows]) | (top_p[rows] == 1)
-        rows, tokens = rows[inside], tokens[inside]
+    weights = (shares[rows, tokens] / sums[rows]).astype(np.float64)
     noisy = scaled[rows, tokens] - np.log(-np.log(uniform(tokens, keys[rows])))
-    best = np.lexsort((-noisy, rows))[_starts(rows)]
-    return tokens[best]
-
-
-def _starts(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Where each run of equal numbers begins."""
-    return np.flatnonzero(np.diff(rows, prepend=-1))
+    # Nearly every token drawn is in the nucleus: to look whether it is costs less than sorting all.
+    row, place = np.arange(len(sums)), np.arange(len(rows))
+    starts = rows.searchsorted(row)
+    while True:
+        best = np.flatnonzero(noisy == np.maximum.reduceat(noisy, starts)[rows])
+        best = best[rows[best].searchsorted(row)]  # (H,), the first where two tie
+        drawn = best[rows]
+        likelier = weights > weights[drawn]
+        likelier |= (weights == weights[drawn]) & (place < drawn)
+        outside = (np.bincount(rows, weights * likelier) >= top_p) & (top_p < 1)
+        if not outside.any():
+            return tokens[best]
+        noisy[outside[rows] & ~likelier] = -np.inf  # what is no likelier is outside, too
 
 
 def uniform(counters: npt.NDArray[Any], key: Any) -> npt.NDArray[np.float64]:

@@ -14,7 +14,7 @@ from sro_edge.bundle import Bundle
 from sro_edge.detoxifier import Detoxifier, Request
 from sro_edge.lookup import Depth, Draft
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
-from sro_edge.sampling import draw
+from sro_edge.sampling import draw, uniform
 
 COMMENTS = ["what a moron you are", "this is silly", "an idiot with a really bad idea !"] * 4
 CHATTY = PromptTemplate(prefix="<s>you are a friend of all people. ", suffix="<|rewrite|>")
@@ -246,6 +246,23 @@ def test_draws_of_equal_keys_are_equal_and_greedy_rows_are_greedy() -> None:
     alone = [draw(*(a[n : n + 1] for a in (logits, temperature, top_p, keys)))[0] for n in range(6)]
     assert together.tolist() == alone
     assert together[[0, 2]].tolist() == logits[[0, 2]].argmax(axis=1).tolist()
+
+
+def test_draws_are_those_of_a_sorted_nucleus() -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 2, size=(200, 30)).astype(np.float32).round(1)  # so that some tie
+    temperature, top_p = np.full(200, 0.9, np.float32), np.full(200, 0.6, np.float32)
+    top_p[::4] = 1
+    keys = rng.integers(0, 2**64, 200, dtype=np.uint64)
+    drawn = draw(logits, temperature, top_p, keys)
+    for row, token in enumerate(drawn):
+        scaled = (logits[row] - logits[row].max()) / temperature[row]
+        shares = (np.exp(scaled) / np.exp(scaled).sum()).astype(np.float64)
+        order = np.argsort(-shares, kind="stable")
+        inside = order[shares[order].cumsum() - shares[order] < top_p[row]]
+        gumbel = -np.log(-np.log(uniform(np.arange(30), keys[row])))
+        assert token == max(inside, key=lambda t: scaled[t] + gumbel[t])
+    assert len(set(drawn.tolist())) > 10
 
 
 def requests_forever() -> Iterator[Request]:
