@@ -33,6 +33,7 @@ from sro_edge.training.rollout import Prompter, decodes
 from sro_edge.training.templates import adapt_tokenizer
 
 LORA_FROM = 50_000_000  # parameters from which LoRA is the default
+_WARM_UP = 10  # steps in which the learning rate rises to its value
 
 
 class Policy:
@@ -107,6 +108,22 @@ class Policy:
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over what is trained, without weight decay: the reference is the regulariser."""
         return torch.optim.AdamW(self.trained, lr=self.learning_rate, weight_decay=0.0, fused=True)
+
+    def update(self, optimizer: torch.optim.Optimizer, step: int) -> tuple[float, float]:
+        """Step ``step`` (from 0) by the gradients of all processes, which are then emptied.
+
+        The gradients are clipped to a norm of 1, and the learning rate rises in the first steps.
+
+        Returns:
+            The gradients' norm before clipping, and the learning rate.
+        """
+        processes.average_gradients(self.trained)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0).item()
+        rate = self.learning_rate * min(1.0, (step + 1) / _WARM_UP)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm, rate
 
     def use_template(self, template: PromptTemplate) -> None:
         """Ask with ``template``."""

@@ -39,8 +39,6 @@ from sro_edge.training.rollout import rollout
 from sro_edge.training.runs import begin_run, digest, run_record
 from sro_edge.training.step import sro_backward
 
-_WARM_UP = 10  # steps in which the learning rate rises to its value
-
 
 def train_sro(
     policy: Policy,
@@ -171,12 +169,7 @@ def _train_step(
             f"the loss is {metrics['loss']} at step {step + 1}; lower --learning-rate, or compute "
             "in full precision with --no-bf16"
         )
-    processes.average_gradients(policy.trained)
-    norm = torch.nn.utils.clip_grad_norm_(policy.trained, 1.0).item()
-    rate = policy.learning_rate * min(1.0, (step + 1) / _WARM_UP)
-    optimizer.param_groups[0]["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    norm, rate = policy.update(optimizer, step)
     tokens = sum(len(s.ids) for s in samples) * processes.count()
     speed = tokens / (time.monotonic() - started)
     return {**metrics, "grad_norm": norm, "learning_rate": rate, "tokens_per_second": speed}

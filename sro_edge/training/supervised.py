@@ -20,7 +20,6 @@ from sro_edge.training.policy import Policy
 from sro_edge.training.runs import begin_run, digest
 
 FOLDER = "pairs"  # of the phase, in the run's
-_WARM_UP = 10  # steps in which the learning rate rises to its value
 
 Pair = tuple[str, str]
 
@@ -107,9 +106,5 @@ def _step(
         loss = -policy.logprobs(packed).sum() / tokens
         (loss * processes.count()).backward()  # the gradients are averaged below
         total += loss.item()
-    processes.average_gradients(policy.trained)
-    torch.nn.utils.clip_grad_norm_(policy.trained, 1.0)
-    optimizer.param_groups[0]["lr"] = policy.learning_rate * min(1.0, (step + 1) / _WARM_UP)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    policy.update(optimizer, step)
     return sum(processes.gather([total]))
