@@ -1,19 +1,22 @@
 """Does disguising an insult clear it? Toxic comments that are caught plain, under each disguise.
 
     python benchmarks/obfuscation.py --test test.parquet --dump comments.parquet \
-        [--bundle DIR] [--toxic 500] [--out result.json]
+        --words profanity.parquet [--bundle DIR] [--toxic 500] [--cascade] [--out result.json]
 
 The test file has the columns `text` and `label` (1 = toxic). Each disguise is put on every word of
 the comment ("all") and, where the comment has one, on the words of the word list alone ("insults").
 "Raw" is the same screener without its second reading; a comment is caught when it or its second
 reading is, as the screener takes the higher score. Clean are the comments of the test file that are
-labelled so, and a sample of the dump. The last line on stdout is one JSON object.
+labelled so, and a sample of the dump. With --cascade all of them also meet the screener behind its
+first stage, as in a run, and "lost" counts the disguised ones that the screener alone would catch
+and the first stage clears. The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import re
 import time
@@ -26,10 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sro_edge.bundle import Bundle
+from sro_edge.first_stage import Cascade, load_first_stage
 from sro_edge.machine import describe_machine
-from sro_edge.screener import Screener, passes
+from sro_edge.screener import Scores, Screener, passes
 
 Disguise = Callable[[str, random.Random], str]
+Catcher = Callable[[Sequence[str]], list[bool]]
 _WORD = re.compile(r"[A-Za-z]+")
 # Written here, apart from the tables of the package, so that neither is fitted to the other.
 _LEET = {"a": "4@", "e": "3", "i": "1!", "o": "0", "s": "5$", "t": "7", "b": "8", "g": "9"}
@@ -168,17 +173,28 @@ def main() -> None:
     lexicon = pq.read_table(options.words)["term"].to_pylist()
     words = frozenset(w.lower() for w in lexicon if w.isalpha())
 
-    known: dict[str, bool] = {}  # most second readings come again
+    raw = _catcher(plain.score, limit)
+    behind = None
+    if options.cascade:
+        stage = load_first_stage(bundle, limit, threads=options.threads)
+        if stage is None:
+            raise SystemExit(f"{bundle.name} has no first stage for a threshold of {limit}")
+        behind = _catcher(Cascade(plain, stage).score, limit)
+    lost = [0, 0]  # texts that only the first stage let through, and texts that are caught
 
-    def raw(texts: Sequence[str]) -> list[bool]:
-        new = [t for t in dict.fromkeys(texts) if t not in known]
-        for text, toxicity in zip(new, plain.score(new).toxicity.tolist(), strict=True):
-            known[text] = not passes(toxicity, limit)
-        return [known[t] for t in texts]
-
-    def caught(texts: Sequence[str]) -> list[bool]:
-        pairs = zip(raw(texts), raw([screener.reveal(t) for t in texts]), strict=True)
+    def caught(texts: Sequence[str], catches: Catcher = raw) -> list[bool]:
+        pairs = zip(catches(texts), catches([screener.reveal(t) for t in texts]), strict=True)
         return [a or b for a, b in pairs]
+
+    def shares(name: str, texts: Sequence[str]) -> dict[str, float]:
+        alone = caught(texts)
+        found = {name: _share(alone), f"{name}, raw": _share(raw(texts))}
+        if behind is not None:
+            both = caught(texts, behind)
+            found[f"{name}, cascade"] = _share(both)
+            lost[0] += sum(a and not b for a, b in zip(alone, both, strict=True))
+            lost[1] += sum(alone)
+        return found
 
     data = pq.read_table(options.test).to_pydict()
     rng = random.Random(options.seed)
@@ -194,12 +210,8 @@ def main() -> None:
     for name, how in DISGUISES.items():
         everything = [disguised(t, how, None, i) for i, t in enumerate(toxic)]
         only = [disguised(t, how, words, i) for i, t in enumerate(insults)]
-        table[name] = {
-            "all": _share(caught(everything)),
-            "all, raw": _share(raw(everything)),
-            "insults": _share(caught(only)),
-            "insults, raw": _share(raw(only)),
-        }
+        table[name] = shares("all", everything) | shares("insults", only)
+    disguises = {"caught": lost[1], "lost": lost[0]}
     dump = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()
     dump = [t for t in dict.fromkeys(dump) if t and t.strip() and len(t) <= options.longest]
     clean: dict[str, dict[str, float]] = {}
@@ -210,8 +222,7 @@ def main() -> None:
         clean[name] = {
             "comments": len(texts),
             "read twice": _share([screener.reveal(t) != t for t in texts]),
-            "flagged, raw": _share(raw(texts)),
-            "flagged": _share(caught(texts)),
+            **shares("flagged", texts),
         }
     result: dict[str, Any] = {
         "benchmark": "obfuscation",
@@ -223,10 +234,25 @@ def main() -> None:
         "still caught": table,
         "clean": clean,
     }
+    if options.cascade:
+        result["disguised, of all tables"] = disguises
     show(result)
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
+
+
+def _catcher(score: Callable[[Sequence[str]], Scores], limit: float) -> Catcher:
+    """Which texts do not pass; what a first stage cleared does."""
+    known: dict[str, bool] = {}  # most second readings come again
+
+    def catches(texts: Sequence[str]) -> list[bool]:
+        new = [t for t in dict.fromkeys(texts) if t not in known]
+        for text, toxicity in zip(new, score(new).toxicity.tolist(), strict=True):
+            known[text] = not (passes(toxicity, limit) or math.isnan(toxicity))
+        return [known[t] for t in texts]
+
+    return catches
 
 
 def show(result: dict[str, Any]) -> None:
@@ -242,6 +268,8 @@ def show(result: dict[str, Any]) -> None:
         for name, figures in rows.items():
             table.add_row(name, *(f"{v:.3f}" if v <= 1 else f"{v}" for v in figures.values()))
         console.print(table)
+    if found := result.get("disguised, of all tables"):
+        console.print(f"{found['lost']} of {found['caught']} caught ones the first stage clears")
 
 
 def _share(flags: Sequence[bool]) -> float:
@@ -260,6 +288,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--longest", type=int, default=200, help="characters of a comment")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cascade", action="store_true", help="also behind the first stage")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
