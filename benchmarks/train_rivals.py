@@ -77,19 +77,26 @@ def ours(folder: str, screener: str, samples: int, lora: bool, spent: dict[str, 
     return run
 
 
-def loop(folder: str, screener: str, samples: int, lora: bool) -> Rival:
-    """The notebook's loop: generate, judge, score, step; a comment at a time, in fp32."""
-    policy = Policy(folder, SROConfig(lora=lora, bf16=False))
+def loop(folder: str, screener: str, samples: int, lora: bool, *, bf16: bool = False) -> Rival:
+    """The notebook's loop: generate, judge, score, step; a comment at a time.
+
+    It is published in fp32; with ``bf16`` it computes as ours does there, weights that are trained
+    in fp32 and all others in bf16.
+    """
+    policy = Policy(folder, SROConfig(lora=lora, bf16=bf16))
     prompter, model = policy.prompter, policy.model
-    make_follower = follower_of(screener)
+    make_follower = follower_of(screener, bf16=bf16)
     policy._reference = None  # the copy that full fine-tuning keeps: the second model stands for it
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    reference = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16 if bf16 else torch.float32
+    )
     reference.to(model.device).eval()
     optimizer = torch.optim.AdamW(policy.trained, lr=1e-6)
 
     def logp(scorer: Any, prompt: list[int], answer: Sequence[int]) -> torch.Tensor:
         ids = torch.tensor([[*prompt, *answer]], device=model.device)
-        logits = scorer(ids).logits[0, len(prompt) - 1 : -1]
+        with policy.autocast():
+            logits = scorer(ids).logits[0, len(prompt) - 1 : -1].float()
         return -F.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum")
 
     def ratio(prompt: list[int], answer: Sequence[int]) -> torch.Tensor:
@@ -123,16 +130,17 @@ def _generate(policy: Policy, prompt: list[int], limit: int, samples: int) -> li
     eos = policy.prompter.eos
     policy.model.eval()
     ids = torch.tensor([prompt], device=policy.model.device)
-    out = policy.model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=True,
-        top_k=0,
-        max_new_tokens=limit,
-        num_return_sequences=samples,
-        pad_token_id=policy.prompter.pad,
-        eos_token_id=eos,
-    )[:, len(prompt) :].tolist()
+    with policy.autocast():
+        out = policy.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=limit,
+            num_return_sequences=samples,
+            pad_token_id=policy.prompter.pad,
+            eos_token_id=eos,
+        )[:, len(prompt) :].tolist()
     policy.model.train()
     return [row[: row.index(eos) + 1] if eos in row else row for row in out]
 

@@ -4,12 +4,14 @@
         --toxic toxic.parquet [--comments N] [--lora] [--part speed|memory] [--out F.json]
 
 A step is rollout, verdicts and update. `loop` is the released notebook's loop, written correctly:
-one comment at a time, a second full model as the reference, fp32. `trl` is its Online DPO trainer
-(two samples a comment) with the follower as the reward. Rivals run A B A B on the same comments;
+one comment at a time, a second full model as the reference, fp32; `loop bf16` is the same in bf16,
+as ours computes where the processor can. `trl` is its Online DPO trainer (two samples a comment)
+with the follower as the reward. Rivals run A B A B on the same comments;
 the median of the ratios counts. Peak memory is that of one process a rival, with LoRA on all sides,
 as a whole (``peak_mb``) and without what the imported libraries take (``net_mb``). On a GPU the
 model FLOP utilisation of the update is printed as well. With --part only that part is run anew and
-put into --out beside the other. The last line on stdout is one JSON object.
+put beside the other. A result takes the place of one with the same options in the list in --out.
+The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 
 import torch
 import train_rivals
+from record import earlier, keep
 from rich.console import Console
 from rich.table import Table
 from train_rivals import BATCH, Rival, loop, ours, trl
@@ -44,7 +47,8 @@ SHAPES = {
     "qwen2.5-0.5b": (151_936, 896, 24, 14, 2, 4864),
 }
 # Several steps, for what a library keeps of one is not free in the next.
-_MEMORY_COMMENTS = {"loop": 6, "trl": BATCH, "ours": 3 * BATCH}
+_ALIKE = "benchmark", "gpu", "lora"
+_MEMORY_COMMENTS = {"loop": 6, "loop bf16": 6, "trl": BATCH, "ours": 3 * BATCH}
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "4090": 165e12}
 
 
@@ -70,16 +74,18 @@ def peak_memory(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"shape": options.memory_shape}
     with tempfile.TemporaryDirectory() as folder:
         _random_model(options, folder)
-        for name in ("loop", "trl", "ours"):
+        for name in _MEMORY_COMMENTS:
             command = [sys.executable, __file__, "--only", name, "--policy", folder]
             command += ["--screener", options.screener, "--toxic", str(options.toxic)]
             command += ["--comments", str(max(_MEMORY_COMMENTS.values()))]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found[name] = json.loads(out.splitlines()[-1])
     for kind in ("peak_mb", "net_mb"):
-        figures = {name: found[name][kind] for name in ("loop", "trl", "ours")}
+        figures = {name: found[name][kind] for name in _MEMORY_COMMENTS}
         found[f"ratio_{kind}"] = {
-            rival: round(figures["ours"] / figures[rival], 3) for rival in ("loop", "trl")
+            rival: round(figures["ours"] / figure, 3)
+            for rival, figure in figures.items()
+            if rival != "ours"
         }
     return found
 
@@ -110,6 +116,7 @@ def _measure_one(options: argparse.Namespace, comments: list[str]) -> None:
     make: dict[str, Callable[[], Rival]] = {
         "ours": lambda: ours(folder, screener, 1, True, {}),
         "loop": lambda: loop(folder, screener, 1, True),
+        "loop bf16": lambda: loop(folder, screener, 1, True, bf16=True),
         "trl": lambda: trl(folder, screener, True),
     }
     make[options.only]()(comments[: _MEMORY_COMMENTS[options.only]])
@@ -150,16 +157,16 @@ def speed(options: argparse.Namespace, comments: list[str]) -> dict[str, Any]:
     folder, lora = model_folder(options.policy), options.lora
     spent: dict[str, float] = {}
     races = {}
-    for samples in (1, 4):
-        races[f"loop, {samples} a comment"] = race(
-            {
-                "loop": loop(folder, options.screener, samples, lora),
-                "ours": ours(
-                    folder, options.screener, samples, lora, spent if samples == 4 else {}
-                ),
-            },
-            comments,
-        )
+    for name, bf16 in (("loop", False), ("loop bf16", True)):
+        for samples in (1, 4):
+            timed = spent if samples == 4 and not bf16 else {}
+            races[f"{name}, {samples} a comment"] = race(
+                {
+                    name: loop(folder, options.screener, samples, lora, bf16=bf16),
+                    "ours": ours(folder, options.screener, samples, lora, timed),
+                },
+                comments,
+            )
     races["trl Online DPO, 2 a comment"] = race(
         {
             "trl": trl(folder, options.screener, lora),
@@ -187,18 +194,18 @@ def main() -> None:
     comments = comments[: options.comments // BATCH * BATCH]
     if options.only:
         return _measure_one(options, comments)
-    old = options.out and options.out.exists() and json.loads(options.out.read_text())
-    result: dict[str, Any] = (old if options.part else None) or {"benchmark": "train_step"}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    threads = {"threads": torch.get_num_threads(), "gpu": gpu}
-    result |= {"date": time.strftime("%Y-%m-%d"), "machine": describe_machine() | threads}
+    result: dict[str, Any] = {"benchmark": "train_step", "gpu": gpu, "lora": options.lora}
+    if options.part:
+        result = earlier(options.out, result, *_ALIKE) or result
+    machine = describe_machine() | {"threads": torch.get_num_threads()}
+    result |= {"date": time.strftime("%Y-%m-%d"), "machine": machine}
     if options.part != "memory":
         result |= speed(options, comments)
     if options.part != "speed":
         result["memory"] = peak_memory(options)
     show(result)
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    keep(options.out, result, *_ALIKE)
     print(json.dumps(result))
 
 
@@ -230,7 +237,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--memory-shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--part", choices=("speed", "memory"), help="only this [default: both]")
-    parser.add_argument("--only", choices=("ours", "loop", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=_MEMORY_COMMENTS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
