@@ -6,11 +6,11 @@ DATA is a folder with ``screener/{train,dev,test}.parquet`` and ``eval/screener_
 (HateCheck and HatemojiCheck). Three systems: TF-IDF of words and characters with logistic
 regression; the frozen base encoder with logistic regression; the bundle's screener. The first two
 learn from the labelled texts within ``--folds``, those of the screener's recipe. Each gets the
-threshold of best F1 on dev, and is reported on test: in all, by source, on functional cases, on
-clean texts that mention a group of people, and for what it may have learned of the data rather than
-of the language: its verdicts that change with a text's letter case or spacing, and how it does
-where words of ``lexicon/profanity.parquet`` stand in clean texts and in no toxic one. The last line
-on stdout is one JSON object.
+threshold that flags 95 % of the toxic texts of dev, and is reported on test: in all, by source, on
+functional cases, on clean texts that mention a group of people, and for what it may have learned of
+the data rather than of the language: its verdicts that change with a text's letter case or spacing,
+and how it does where words of ``lexicon/profanity.parquet`` stand in clean texts and in no toxic
+one. The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,18 +30,22 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline, make_union
 
 from sro_edge.bundle import default_path
 from sro_edge.machine import describe_machine
 from sro_edge.screener import Screener
 from sro_edge.training.encoder import Encoder
-from sro_edge.training.metrics import best_f1_threshold, classification_report
+from sro_edge.training.metrics import best_f1_threshold, classification_report, recall_threshold
 from sro_edge.training.piles import Labelled, read_labelled
 
 Floats = npt.NDArray[np.float64]
 Scorer = Callable[[Sequence[str]], Floats]
 
+RECALL = (
+    0.95  # on dev: where all systems are compared, and what the bundle's threshold was picked for
+)
 GROUPS = re.compile(
     r"\b(?:gays?|lesbians?|bisexuals?|queers?|homosexuals?|trans(?:gender)?|lgbtq?|women|woman"
     r"|girls?|females?|feminis(?:m|ts?)|muslims?|islam(?:ic)?|jews?|jewish|christians?|catholics?"
@@ -113,20 +117,17 @@ def main() -> None:
 def measure(score: Scorer, texts: Texts) -> dict[str, Any]:
     """The figures of one system; thresholds are picked on dev, all else is measured elsewhere."""
     dev, test = score(texts.dev.texts), score(texts.test.texts)
-    labels = np.array(texts.test.labels)
-    threshold = best_f1_threshold(np.array(texts.dev.labels), dev)
+    labels, picked_on = np.array(texts.test.labels), np.array(texts.dev.labels)
+    threshold = recall_threshold(picked_on, dev, RECALL)
     flagged = test > threshold
-    recall_95 = float(np.quantile(dev[np.array(texts.dev.labels) == 1], 0.05))
+    best = best_f1_threshold(picked_on, dev)
     groups = np.array([bool(GROUPS.search(t)) for t in texts.test.texts])
     functional = score([case["text"] for case in texts.functional])
     return {
         "threshold": threshold,
         "test": classification_report(texts.test.labels, test, texts.test.sources, threshold),
-        "at_recall_95": {
-            "threshold": round(recall_95, 4),
-            "recall": _share(test[labels == 1] > recall_95),
-            "false_positives": _share(test[labels == 0] > recall_95),
-        },
+        "recall": _share(flagged[labels == 1]),
+        "best_f1": {"threshold": best, "f1": round(float(f1_score(labels, test > best)), 4)},
         "false_positives": _share(flagged[labels == 0]),
         "false_positives_naming_a_group": _share(flagged[(labels == 0) & groups]),
         "clean_naming_a_group": int(((labels == 0) & groups).sum()),
