@@ -55,7 +55,7 @@ class Drawn(NamedTuple):
     def worth(self) -> float:
         """What is maximised; fluency weighs more than in a rewrite, or holes would be taught."""
         found = (1 - self.toxicity) * self.similarity * float(self.fluency**1.5) * self.judged
-        return found * float(10 ** (_FIT * self.fit)) * min(1.0, self.kept) ** _KEPT
+        return found * float(10 ** (_FIT * self.fit) * min(1.0, self.kept) ** _KEPT)
 
 
 @dataclass(frozen=True)

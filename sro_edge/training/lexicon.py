@@ -137,7 +137,7 @@ def weighed(
         toxic: the toxic pile.
     """
     frequency = Counter(w for t in toxic for w in words(t))
-    found = {}
+    found: dict[Phrase, Choice] = {}
     for clean, pairs in table.items():
         weights = tuple(
             math.exp((score - 0.7) / 0.06) * (1 + frequency[w]) ** 0.5 for w, score in pairs

@@ -72,7 +72,8 @@ class Trigrams:
         """
         ids = [_EDGE, _EDGE, *(self._ids.get(word, _UNKNOWN) for word in tokens), _EDGE]
         a, b, c = (np.array(part, dtype=np.uint64) for part in (ids[:-2], ids[1:-1], ids[2:]))
-        before_one, before_two = self._ones[b.astype(np.intp)], _count(self._twos, _pair(a, b))
+        before_one = self._ones[b.astype(np.intp)].astype(np.float64)
+        before_two = _count(self._twos, _pair(a, b))
         one = (self._ones[c.astype(np.intp)] + 0.5) / self._ones.sum()
         two = _mixed(_count(self._twos, _pair(b, c)), before_one, one, _TRUST_ONE)
         three = _mixed(_count(self._threes, _pair(_pair(a, b), c)), before_two, two, _TRUST_TWO)
