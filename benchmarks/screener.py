@@ -43,9 +43,7 @@ from sro_edge.training.piles import Labelled, read_labelled
 Floats = npt.NDArray[np.float64]
 Scorer = Callable[[Sequence[str]], Floats]
 
-RECALL = (
-    0.95  # on dev: where all systems are compared, and what the bundle's threshold was picked for
-)
+RECALL = 0.95  # of dev: where all systems are compared, and where the bundle's threshold lies
 GROUPS = re.compile(
     r"\b(?:gays?|lesbians?|bisexuals?|queers?|homosexuals?|trans(?:gender)?|lgbtq?|women|woman"
     r"|girls?|females?|feminis(?:m|ts?)|muslims?|islam(?:ic)?|jews?|jewish|christians?|catholics?"

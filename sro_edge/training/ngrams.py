@@ -56,6 +56,7 @@ class Trigrams:
         self._ids = {names[row - 2]: number for number, row in enumerate(order.tolist(), 2)}
         tokens = ids[raw]
         self._ones = np.bincount(tokens.astype(np.int64), minlength=len(order) + 2)
+        self._total = int(self._ones.sum())
         twos = _pair(tokens[:-1], tokens[1:])
         self._twos = np.unique(twos, return_counts=True)
         self._threes = np.unique(_pair(twos[:-1], tokens[2:]), return_counts=True)
@@ -74,7 +75,7 @@ class Trigrams:
         a, b, c = (np.array(part, dtype=np.uint64) for part in (ids[:-2], ids[1:-1], ids[2:]))
         before_one = self._ones[b.astype(np.intp)].astype(np.float64)
         before_two = _count(self._twos, _pair(a, b))
-        one = (self._ones[c.astype(np.intp)] + 0.5) / self._ones.sum()
+        one = (self._ones[c.astype(np.intp)] + 0.5) / self._total
         two = _mixed(_count(self._twos, _pair(b, c)), before_one, one, _TRUST_ONE)
         three = _mixed(_count(self._threes, _pair(_pair(a, b), c)), before_two, two, _TRUST_TWO)
         likely = _SMOOTH[0] * three + _SMOOTH[1] * two + _SMOOTH[2] * one
