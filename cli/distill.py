@@ -9,7 +9,7 @@ import click
 
 from sro_edge.cli._progress import stderr
 from sro_edge.cli._shared import PATH
-from sro_edge.cli._training import PILE, READABLE, load_fluency_judge
+from sro_edge.cli._training import PILE, READABLE, load_fluency_judge, needs
 
 if TYPE_CHECKING:
     from sro_edge.rewriter import Rewriter
@@ -101,6 +101,8 @@ def distill(
 
     if bool(mild) != bool(plain):
         raise click.UsageError("--mild and --plain go together: one says what, the other where")
+    if fluency_judge:
+        needs("distill --fluency-judge", "train", "torch", "transformers")
     texts = [t for t in dict.fromkeys(read_texts(toxic, column)) if len(t) <= max_chars]
     rewriter = Rewriter.load(bundle, threads=threads)
     search = _rewording(mild, plain, column, rewriter) if mild else None
