@@ -37,6 +37,7 @@ POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
 _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
+_RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
 _NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
 
 
@@ -283,7 +284,8 @@ class Rewriter:
     def _pick(self, pieces: Sequence[Piece], candidates: dict[str, list[str]], engine: str) -> None:
         """Give each piece its best passing candidate by (1 - toxicity)^3 x similarity x fluency.
 
-        The cube, for another judge calls clean what is far below the threshold, not just below it.
+        The cube, for another judge calls clean what is far below the threshold, not just below it;
+        a risky answer, close to it, is the best only where all are.
         """
         leaks = self.bundle.prompt.leaks
         sound = {
@@ -293,27 +295,30 @@ class Rewriter:
         usable = {t: [c for c in found if survives(c, t)] for t, found in sound.items()}
         texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))
         scores, row = self._scores.score(texts), {t: i for i, t in enumerate(texts)}
-        looks_again = engine == "greedy" and self.max_attempts > 1  # samples are to come
         for piece in pieces:
-            piece.doubtful = False
             if sound[piece.text] and not usable[piece.text]:
                 piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
                 value, reason = self._value(scores, row[piece.text], row[answer], engine)
                 if value > piece.worth:
                     piece.worth, piece.answer, piece.engine = value, answer, engine
-                    piece.doubtful = looks_again and self._is_doubtful(
-                        scores, row[piece.text], row[answer]
-                    )
                 elif reason == "meaning":
                     piece.reason = reason
+        self._doubt([piece for piece in pieces if piece.answer], engine)
 
-    def _is_doubtful(self, scores: Scores, before: int, after: int) -> bool:
-        """Whether an answer that passes is only just not toxic, or clearly less fluent."""
-        if float(scores.toxicity[after]) > self.thresholds.toxicity / 2:
-            return True
-        fluency = scores.fluency
-        return fluency is not None and float(fluency[before] - fluency[after]) > _LESS_FLUENT
+    def _doubt(self, pieces: Sequence[Piece], engine: str) -> None:
+        """Mark the pieces whose answer is worth another round: risky, or, where samples are to
+        come, clearly less fluent than the piece."""
+        answers = self._scores.score([str(piece.answer) for piece in pieces])
+        before = self._scores.score([piece.text for piece in pieces])
+        for i, piece in enumerate(pieces):
+            piece.doubtful = engine != "delete" and self._is_risky(float(answers.toxicity[i]))
+            if engine == "greedy" and self.max_attempts > 1 and answers.fluency is not None:
+                fall = float(before.fluency[i] - answers.fluency[i])
+                piece.doubtful |= fall > _LESS_FLUENT
+
+    def _is_risky(self, toxicity: float) -> bool:
+        return toxicity > self.thresholds.toxicity * _RISKY
 
     def _value(
         self, scores: Scores, before: int, after: int, engine: str
@@ -325,7 +330,7 @@ class Rewriter:
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self.thresholds.toxicity):
             return 0.0, "toxic"
-        value = (1.0 - toxicity) ** 3
+        value = (1.0 - toxicity) ** 3 * (1e-3 if self._is_risky(toxicity) else 1.0)
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
             if similarity < self.thresholds.similarity:

@@ -20,7 +20,10 @@ RUDE = {"idiot": 2.0, "stupid": 2.0}
 
 
 class WordScreener:
-    """Toxic where a rude word stands; 'odd' is unfluent; texts about cats mean something else."""
+    """Toxic where a rude word stands; 'odd' is unfluent; texts about cats mean something else.
+
+    'Harsh' is nearly toxic, and 'flat' less fluent than other words.
+    """
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -33,8 +36,17 @@ class WordScreener:
         rude = [any(w in self.reveal(t).lower() for w in RUDE) for t in texts]
         embedding = [(0.0, 1.0) if "cat" in t else (1.0, 0.0) for t in texts]
         return Scores(
-            toxicity=np.array([0.9 if r else 0.1 for r in rude], np.float32),
-            fluency=np.array([0.1 if "odd" in t or t == "hm" else 0.9 for t in texts], np.float32),
+            toxicity=np.array(
+                [
+                    0.9 if r else 0.4 if "harsh" in t else 0.1
+                    for r, t in zip(rude, texts, strict=True)
+                ],
+                np.float32,
+            ),
+            fluency=np.array(
+                [0.1 if "odd" in t or t == "hm" else 0.75 if "flat" in t else 0.9 for t in texts],
+                np.float32,
+            ),
             embedding=np.array(embedding, np.float32).reshape(len(texts), 2),
         )
 
@@ -94,6 +106,30 @@ def test_sampling_follows_a_failed_greedy_answer() -> None:
     answers = lambda p, greedy: ["still stupid"] if greedy else ["a cat", "odd words", "not wise"]  # noqa: E731
     found = one("a stupid plan", answers)
     assert (found.text, found.engine, found.attempts) == ("not wise", "sample", 2)
+
+
+@pytest.mark.parametrize(
+    ("greedy", "samples", "text", "engine"),
+    [
+        ("a harsh plan", ["a harsh idea", "a poor plan"], "a poor plan", "sample"),
+        ("a harsh plan", ["a harsh idea"], "a plan", "delete"),
+        ("a harsh plan", ["odd words"], "a plan", "delete"),
+        ("a flat plan", ["a poor plan"], "a poor plan", "sample"),
+        ("a flat plan", ["a harsh plan"], "a flat plan", "greedy"),
+    ],
+)
+def test_what_only_just_passes_gives_way(
+    greedy: str, samples: list[str], text: str, engine: str
+) -> None:
+    found = one("a stupid plan", lambda p, first: [greedy] if first else samples)
+    assert (found.text, found.engine) == (text, engine)
+
+
+def test_a_risky_answer_is_better_than_none() -> None:
+    found = one("idiotic!", lambda p, greedy: ["harsh!"])
+    assert (found.text, found.engine, found.attempts) == ("harsh!", "greedy", 3)
+    found = one("a stupid plan", lambda p, greedy: ["a harsh plan"], max_attempts=1)
+    assert (found.text, found.engine) == ("a plan", "delete")
 
 
 @pytest.mark.parametrize(
