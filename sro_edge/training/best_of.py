@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,15 +19,18 @@ import numpy.typing as npt
 
 from sro_edge.detoxifier import Request
 from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
+from sro_edge.job import free_spans
 from sro_edge.rewriter import Rewriter
-from sro_edge.training.piles import words
+from sro_edge.screener import Screener, passes
+from sro_edge.training.piles import key, words
 from sro_edge.training.rewording import Rewording
 
 Floats = npt.NDArray[np.float32]
 
 _CHUNK = 512  # comments drawn and screened together
+_WORDS = (4, 36)  # of a toxic sentence
 _FIT, _KEPT = 0.15, 0.4  # what an ill fit and lost words take of a candidate's worth
-_BROKEN, _FALL = 0.45, 0.15  # of a second opinion: broken below, if that far below the comment
+_BROKEN, _FALL = 0.6, 0.15  # of a second opinion: broken below, if that far below the comment
 
 
 Candidates = dict[str, dict[str, None]]  # comment -> candidates, ordered, each once
@@ -54,7 +57,7 @@ class Drawn(NamedTuple):
     @property
     def worth(self) -> float:
         """What is maximised; fluency weighs more than in a rewrite, or holes would be taught."""
-        found = (1 - self.toxicity) * self.similarity * float(self.fluency**1.5) * self.judged
+        found = (1 - self.toxicity) ** 3 * self.similarity * float(self.fluency**1.5) * self.judged
         return found * float(10 ** (_FIT * self.fit) * min(1.0, self.kept) ** _KEPT)
 
 
@@ -71,9 +74,9 @@ class Floors:
         worth: lowest worth of the best candidate.
     """
 
-    toxicity: float = 0.25
+    toxicity: float = 0.15
     similarity: float = 0.62
-    fluency: float = 0.55
+    fluency: float = 0.75
     fluency_drop: float = 0.15
     fit: float = -2.2
     worth: float = 0.18
@@ -123,6 +126,27 @@ def best_of(
             if drawn.comment not in best or drawn.worth > best[drawn.comment].worth:
                 best[drawn.comment] = drawn
         yield from ((comment, best.get(comment)) for comment in chunk)
+
+
+def toxic_sentences(comments: Iterable[str], screener: Screener, threshold: float) -> Iterator[str]:
+    """Distinct sentences of toxic ``comments`` that the screener flags by themselves, lazily.
+
+    Args:
+        comments: such as labelled ones, of which most sentences may be harmless.
+        screener: that of the bundle.
+        threshold: highest toxicity that passes.
+    """
+    low, high = _WORDS
+    stream, known = iter(comments), set[str]()
+    while chunk := list(islice(stream, _CHUNK)):
+        new: dict[str, str] = {}
+        for sentence in (span.of(text) for text in chunk for span in free_spans(text)):
+            if low <= len(words(sentence)) <= high and key(sentence) not in known:
+                new.setdefault(key(sentence), sentence)
+        known.update(new)
+        scores = screener.score(list(new.values())).toxicity.tolist()
+        flagged = (not passes(toxicity, threshold) for toxicity in scores)
+        yield from compress(new.values(), flagged)
 
 
 def _candidates(rewriter: Rewriter, comments: Sequence[str], samples: int, seed: int) -> Candidates:
