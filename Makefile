@@ -55,7 +55,14 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge export runs/refined --screener runs/screener -o runs/second --overwrite
 	$(BIN)/sro-edge distill --bundle runs/second $(SEARCH) -o runs/pairs-2.parquet
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml --policy runs/refined \
-		--pairs runs/pairs-2.parquet --pairs-epochs 1.5 -o runs/final
+		--pairs runs/pairs-2.parquet --pairs-epochs 1.5 -o runs/polished
+	$(BIN)/sro-edge export runs/polished --screener runs/screener -o runs/third --overwrite
+	$(BIN)/sro-edge distill --bundle runs/third $(SEARCH) -o runs/pairs-3.parquet
+	$(BIN)/sro-edge warm-start --recipe recipes/refined.toml --init runs/polished \
+		--pairs runs/pairs-3.parquet --tokens 4000000 --seed 5 -o runs/refined-2
+	$(BIN)/sro-edge train --recipe recipes/distilled.toml --policy runs/refined-2 \
+		--pairs runs/pairs-3.parquet --pairs-epochs 1.5 -o runs/polished-2
+	$(BIN)/sro-edge average runs/polished runs/polished-2 -o runs/final
 	$(BIN)/sro-edge train-first-stage --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge train-abstain --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/final --screener runs/screener -o runs/bundle \
@@ -63,7 +70,7 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	cp -r runs/bundle/. sro_edge/default_bundle/
 
 # Policies are judged greedily and ungated, where their runs are at hand.
-POLICIES := $(foreach run,warm-start sro distilled refined final,$(if $(wildcard runs/$(run)/run.json),\
+POLICIES := $(foreach run,warm-start sro distilled refined polished polished-2 final,$(if $(wildcard runs/$(run)/run.json),\
 	--policy $(run)=runs/$(run)))
 
 evaluation: $(VENV)/.dev  ## judge the embedded bundle beside the baselines, with runs/judges

@@ -6,11 +6,12 @@ DATA is a folder with ``screener/{train,dev,test}.parquet`` and ``eval/screener_
 (HateCheck and HatemojiCheck). Three systems: TF-IDF of words and characters with logistic
 regression; the frozen base encoder with logistic regression; the bundle's screener. The first two
 learn from the labelled texts within ``--folds``, those of the screener's recipe. Each gets the
-threshold that flags 95 % of the toxic texts of dev, and is reported on test: in all, by source, on
-functional cases, on clean texts that mention a group of people, and for what it may have learned of
-the data rather than of the language: its verdicts that change with a text's letter case or spacing,
-and how it does where words of ``lexicon/profanity.parquet`` stand in clean texts and in no toxic
-one. The last line on stdout is one JSON object.
+threshold of the best F1 on dev, as the bundle's was picked, and is reported on test: in all, by
+source, at the threshold that flags 95 % of the toxic texts of dev, on functional cases, on clean
+texts that mention a group of people, and for what it may have learned of the data rather than of
+the language: its verdicts that change with a text's letter case or spacing, and how it does where
+words of ``lexicon/profanity.parquet`` stand in clean texts and in no toxic one. The last line
+on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from sro_edge.training.piles import Labelled, read_labelled
 Floats = npt.NDArray[np.float64]
 Scorer = Callable[[Sequence[str]], Floats]
 
-RECALL = 0.95  # of dev: where all systems are compared, and where the bundle's threshold lies
+RECALL = 0.95  # of dev: where all systems are compared as well
 GROUPS = re.compile(
     r"\b(?:gays?|lesbians?|bisexuals?|queers?|homosexuals?|trans(?:gender)?|lgbtq?|women|woman"
     r"|girls?|females?|feminis(?:m|ts?)|muslims?|islam(?:ic)?|jews?|jewish|christians?|catholics?"
@@ -116,18 +117,15 @@ def measure(score: Scorer, texts: Texts) -> dict[str, Any]:
     """The figures of one system; thresholds are picked on dev, all else is measured elsewhere."""
     dev, test = score(texts.dev.texts), score(texts.test.texts)
     labels, picked_on = np.array(texts.test.labels), np.array(texts.dev.labels)
-    threshold = recall_threshold(picked_on, dev, RECALL)
+    threshold = best_f1_threshold(picked_on, dev)
     flagged = test > threshold
-    best = best_f1_threshold(picked_on, dev)
     groups = np.array([bool(GROUPS.search(t)) for t in texts.test.texts])
     functional = score([case["text"] for case in texts.functional])
     return {
         "threshold": threshold,
         "test": classification_report(texts.test.labels, test, texts.test.sources, threshold),
-        "recall": _share(flagged[labels == 1]),
-        "best_f1": {"threshold": best, "f1": round(float(f1_score(labels, test > best)), 4)},
-        "false_positives": _share(flagged[labels == 0]),
-        "false_positives_naming_a_group": _share(flagged[(labels == 0) & groups]),
+        **_errors(flagged, labels, groups),
+        "at_recall": _at_recall(picked_on, dev, labels, test, groups),
         "clean_naming_a_group": int(((labels == 0) & groups).sum()),
         "functional": _functional(texts.functional, functional > threshold),
         "changed_by_surface": {
@@ -136,6 +134,31 @@ def measure(score: Scorer, texts: Texts) -> dict[str, Any]:
         },
         "word_list": _word_list(texts, labels, flagged),
     }
+
+
+def _errors(
+    flagged: npt.NDArray[np.bool_], labels: npt.NDArray[Any], groups: npt.NDArray[np.bool_]
+) -> dict[str, float]:
+    """Share of toxic, of clean, and of clean texts naming a group that are flagged."""
+    return {
+        "recall": _share(flagged[labels == 1]),
+        "false_positives": _share(flagged[labels == 0]),
+        "false_positives_naming_a_group": _share(flagged[(labels == 0) & groups]),
+    }
+
+
+def _at_recall(
+    picked_on: npt.NDArray[Any],
+    dev: Floats,
+    labels: npt.NDArray[Any],
+    test: Floats,
+    groups: npt.NDArray[np.bool_],
+) -> dict[str, float]:
+    """Figures at the threshold that flags :data:`RECALL` of the toxic texts of dev."""
+    threshold = recall_threshold(picked_on, dev, RECALL)
+    flagged = test > threshold
+    f1 = round(float(f1_score(labels, flagged)), 4)
+    return {"threshold": threshold, "f1": f1, **_errors(flagged, labels, groups)}
 
 
 def _word_list(
@@ -196,11 +219,13 @@ def _show(rows: dict[str, dict[str, Any]]) -> None:
     for name in ("system", "F1", "PR-AUC", "calibration error", "false positives"):
         table.add_column(name, justify="left" if name == "system" else "right")
     table.add_column("naming a group", justify="right")
+    table.add_column("at 95 % recall", justify="right")
     table.add_column("functional", justify="right")
     for name, row in rows.items():
         figures = row["test"]["all"]
         cells = [figures["f1"], figures["pr_auc"], figures["calibration_error"]]
         cells += [row["false_positives"], row["false_positives_naming_a_group"]]
+        cells += [row["at_recall"]["false_positives"]]
         table.add_row(name, *(f"{c:.3f}" for c in [*cells, row["functional"]["all"]]))
     Console(stderr=True, width=100).print(table)
 

@@ -31,6 +31,7 @@ COMMANDS = {
         "Learn which comments no rewording can mend.",
     ),
     "warm-start": ("warm_start:warm_start", "Train a small rewriter from nothing."),
+    "average": ("average:average", "Average the weights of rewriters that share a start."),
     "export": ("export:export", "Turn trained models into a bundle for the edge."),
 }
 

@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float32]
 _BATCH_TOKENS = 512  # tokens of one step; longer prompts are read over several steps
 _ALL_LAYERS = 9999
 _ERROR, _CONTINUED = 4, 5  # ggml log levels
+_SPINS = 1000
 
 
 class Llama:
@@ -302,6 +303,10 @@ _log_level = 0
 @functools.cache
 def library() -> Any:
     """The llama_cpp module, initialised, its log kept off the terminal."""
+    # GNU OpenMP reads this as it is loaded: how often a thread looks before it sleeps at a barrier,
+    # of which a step has hundreds. By default it looks for milliseconds and burns its core, so two
+    # processes on the same cores take 30 times as long as one after the other.
+    os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
     import llama_cpp
 
     llama_cpp.llama_log_set(_log_callback(llama_cpp), None)

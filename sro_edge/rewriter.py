@@ -313,9 +313,11 @@ class Rewriter:
         before = self._scores.score([piece.text for piece in pieces])
         for i, piece in enumerate(pieces):
             piece.doubtful = engine != "delete" and self._is_risky(float(answers.toxicity[i]))
-            if engine == "greedy" and self.max_attempts > 1 and answers.fluency is not None:
-                fall = float(before.fluency[i] - answers.fluency[i])
-                piece.doubtful |= fall > _LESS_FLUENT
+        if engine != "greedy" or self.max_attempts == 1:
+            return
+        if before.fluency is not None and answers.fluency is not None:
+            for piece, fall in zip(pieces, before.fluency - answers.fluency, strict=True):
+                piece.doubtful |= bool(fall > _LESS_FLUENT)
 
     def _is_risky(self, toxicity: float) -> bool:
         return toxicity > self.thresholds.toxicity * _RISKY
