@@ -34,7 +34,7 @@ wheel: $(VENV)/.dev  ## build the wheel, install it alone, run it
 	cd build/alone && bin/sro-edge rewrite ../../examples/comments.parquet out.parquet \
 		--limit 60 --overwrite
 
-# What `distill` rewrites, and finds rewrites with beside the policy's own. The judge's texts stay unseen.
+# What `distill` rewrites, and what it finds rewrites with beside the policy's own.
 SEARCH := runs/data/train/toxic.parquet --labelled runs/data/screener/train.parquet --folds 0.3 1 \
 	--mild recipes/mild_words.tsv --fluency-judge runs/teacher \
 	$(foreach part,00 01 02 05,--plain runs/data/pretrain/train-$(part).parquet)
@@ -70,8 +70,8 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	cp -r runs/bundle/. sro_edge/default_bundle/
 
 # Policies are judged greedily and ungated, where their runs are at hand.
-POLICIES := $(foreach run,warm-start sro distilled refined polished polished-2 final,$(if $(wildcard runs/$(run)/run.json),\
-	--policy $(run)=runs/$(run)))
+POLICIES := $(foreach run,warm-start sro distilled refined polished polished-2 final,\
+	$(if $(wildcard runs/$(run)/run.json),--policy $(run)=runs/$(run)))
 
 evaluation: $(VENV)/.dev  ## judge the embedded bundle beside the baselines, with runs/judges
 	mkdir -p runs

@@ -125,8 +125,8 @@ def distill(
         raise click.UsageError("--mild and --plain go together: one says what, the other where")
     if fluency_judge:
         needs("distill --fluency-judge", "train", "torch", "transformers")
-    rewriter = Rewriter.load(bundle, threads=threads)
     texts = read_texts(toxic, column)
+    rewriter = Rewriter.load(bundle, threads=threads)
     if labelled:
         texts += islice(_sentences(labelled, column, folds, rewriter), max_labelled)
     texts = [t for t in dict.fromkeys(texts) if len(t) <= max_chars]

@@ -132,6 +132,7 @@ def data_section(records: dict[str, dict[str, Any]]) -> str:
         stages = [(model, record)]
         if isinstance(record.get("base_run"), dict):
             stages.append((f"{model}'s base", record["base_run"]))
+        stages += [(f"averaged with the {model}", run) for run in record.get("averaged", ())]
         for name, stage in stages:
             for use, files in (stage.get("data") or {}).items():
                 rows.append([name, use, ", ".join(map(str, _listed(files)))])

@@ -14,6 +14,7 @@ POLICY: dict[str, Any] = {
     "kept": {"eval/toxicity": 0.125, "judge/pass_rate": 0.5, "judge/J": 0.625},
     "data": {"toxic": ["rude.parquet"]},
     "base_run": {"data": {"plain": ["posts.parquet"]}},
+    "averaged": [{"data": {"pairs": ["pairs.parquet"]}}],
 }
 SCREENER: dict[str, Any] = {
     "config": {"base": "minilm"},
@@ -63,6 +64,7 @@ def test_card_says_how_the_models_were_made_and_how_they_score() -> None:
         "| chat\\|room | 10 |",
         "| rewriter | toxic | rude.parquet |",
         "| rewriter's base | plain | posts.parquet |",
+        "| averaged with the rewriter | pairs | pairs.parquet |",
         "| screener | train | labelled.parquet |",
         "errs most on comments of chat|room (accuracy 0.50), forum (accuracy 0.95).",
         "| the gap | 0.5 | <= 0.25 (missed, accepted) |",
