@@ -36,8 +36,11 @@ _DEFAULT_SPINS = "300000"  # of libgomp, where no environment variable says othe
 def main() -> None:
     """Race, and print the table."""
     options = _options()
-    ways = {"alone": (1, None), "ours": (options.processes, None)}
-    ways["default"] = (options.processes, _DEFAULT_SPINS)
+    ways: dict[str, tuple[int, str | None]] = {  # runs at once, and their spins
+        "alone": (1, None),
+        "ours": (options.processes, None),
+        "default": (options.processes, _DEFAULT_SPINS),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, (processes, spins) in ways.items():

@@ -64,8 +64,7 @@ def _mean(runs: Sequence[Path], files: Sequence[Path]) -> dict[str, torch.Tensor
             raise ModelError(
                 f"{run} has tensors of other names or shapes than {runs[0]}: {_ADVICE}"
             )
-        for name, tensor in found.items():
-            total[name] += tensor.float()
+        total = {name: tensor + found[name].float() for name, tensor in total.items()}
     return {name: (t / len(files)).to(first[name].dtype) for name, t in total.items()}
 
 
