@@ -6,8 +6,8 @@
 A run as the command line makes it, with the models in a process of their own, over the first rows
 of a dump, for each number of rows. Counted are
 
-    native    seconds in which that process is inside ONNX Runtime (first stage and screener) or
-              llama.cpp, of the seconds from the first unit to the finished output
+    native    seconds in which some thread of that process is inside ONNX Runtime (first stage and
+              screener) or llama.cpp, of the seconds from the first unit to the finished output
     memory    the most that either process has had resident, the models included
 
 `--clean-heavy` leaves out most rows whose comment is toxic, until one in fifty is, as in a forum
@@ -28,6 +28,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -134,7 +135,8 @@ def load_rewrite(**asked: Any) -> Any:
     engine = worker_loader("rewrite")(**asked)
     watch = Watch()
     watch.sessions(engine.screener, engine.first_stage)
-    watch.method(engine.detoxifier._llama, "decode", "llama.cpp")
+    for flight in engine.detoxifier._flights:
+        watch.method(flight.context, "decode", "llama.cpp")
     if engine.abstainer is not None:
         engine.abstainer.score(["a"])  # it loads its graph late, and loading is not what counts
         watch.method(engine.abstainer._session, "run", "abstainer")
@@ -160,22 +162,34 @@ def worker_loader(role: str) -> Callable[..., Any]:
 
 
 class Watch:
-    """Seconds inside native code, by library and model."""
+    """Seconds inside native code, by library and model; those of two threads at once count once."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._inside: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def timed(self, work: Callable[..., Any], name: str) -> Callable[..., Any]:
         """``work``, whose seconds count."""
-        self.seconds[name] = 0.0
+        self.seconds.setdefault(name, 0.0)
+        self._inside.setdefault(name, 0)
+
+        def step(change: int) -> None:
+            """Between the first thread's entry and the last one's exit, time counts."""
+            with self._lock:
+                before = self._inside[name] > 0
+                self._inside[name] += change
+                after = self._inside[name] > 0
+                if before != after:
+                    self.seconds[name] += time.perf_counter() * (-1 if after else 1)
 
         @functools.wraps(work)
         def call(*given: Any, **named: Any) -> Any:
-            started = time.perf_counter()
+            step(1)
             try:
                 return work(*given, **named)
             finally:
-                self.seconds[name] += time.perf_counter() - started
+                step(-1)
 
         return call
 

@@ -136,11 +136,12 @@ def race(files: dict[str, Path], rounds: int, threads: int) -> dict[str, Any]:
 
 def measure(file: Path, threads: int) -> dict[str, float]:
     """Load time in seconds, peak memory in megabytes, tokens per second; in a fresh process."""
-    from sro_edge.llama import Llama, library
+    from sro_edge.llama import Context, Model, library
 
     library()
     before = time.process_time()
-    llama = Llama(file, threads=threads, device="cpu", sequences=16, longest=LONGEST)
+    model = Model(file, device="cpu")
+    llama = Context(model, threads=threads, sequences=16, longest=LONGEST)
     found = {"load_seconds": time.process_time() - before}
     for flow in FLOWS:
         found[f"tokens_per_second_{flow}"] = tokens_per_second(llama, flow)

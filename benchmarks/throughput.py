@@ -10,8 +10,9 @@ bundle is what it is. Rivals run in turns, A B A B; the medians of the ratios ar
     loop           `llama_cpp.Llama.create_completion`, one comment after the other
     transformers   `generate` in batches of 32 sorted by length, fp32, against the engine in fp32
     llama-server   as many parallel slots as the engine, over HTTP with as many connections
-    ceiling        the same model evaluating full batches of as many sequences, with logits asked of
-                   the same share of tokens: what no engine can pass without guessing
+    ceiling        the same model evaluating full batches of as many sequences, one context for each
+                   thread, with logits asked of the same share of tokens: what no engine can pass
+                   without guessing
 
 `--parts` picks some of them. The last line on stdout is one JSON object, which takes
 its model's place in the list in `--out`.
@@ -36,7 +37,7 @@ from rich.table import Table
 
 from sro_edge.bundle import Bundle
 from sro_edge.detoxifier import Detoxifier, Request
-from sro_edge.llama import Llama
+from sro_edge.llama import Context, Model
 from sro_edge.machine import describe_machine, physical_cores
 from sro_edge.screener import Screener, passes
 
@@ -194,29 +195,33 @@ def _loop(work: Work, model: Path, threads: int) -> Rival:
 
 def _ceiling(model: Path, work: Work, options: argparse.Namespace) -> float:
     """Tokens a second of full batches, logits asked of as many tokens as in the engine."""
+    from concurrent.futures import ThreadPoolExecutor
+
     answers = sum(work.limits)
     share = answers / (answers + sum(map(len, work.prompts)))
     each = _BATCH // options.slots
-    llama = Llama(
-        model,
-        threads=options.threads,
-        device="cpu",
-        sequences=options.slots,
-        longest=max(256, each),
-        rows=_BATCH,
-    )
-    times = []
-    for _ in range(2 + 3 * options.rounds):
-        llama.batch.clear()
+    loaded = Model(model, device="cpu")
+    contexts = [
+        Context(loaded, threads=1, sequences=options.slots, longest=max(256, each), rows=_BATCH)
+        for _ in range(options.threads)
+    ]
+
+    def fill(context: Context) -> None:
+        context.batch.clear()
         for sequence in range(options.slots):
-            llama.drop(sequence)
+            context.drop(sequence)
             tokens = [10 + (7 * sequence + place) % 500 for place in range(each)]
-            llama.batch.add(tokens, 0, sequence, rows=round(share * each))
-        started = time.perf_counter()
-        llama.decode()
-        times.append(time.perf_counter() - started)
-    llama.close()
-    return round(each * options.slots / statistics.median(times[2:]), 1)
+            context.batch.add(tokens, 0, sequence, rows=round(share * each))
+
+    times = []
+    with ThreadPoolExecutor(options.threads) as pool:
+        for _ in range(2 + 3 * options.rounds):
+            for context in contexts:
+                fill(context)
+            started = time.perf_counter()
+            list(pool.map(Context.decode, contexts))
+            times.append(time.perf_counter() - started)
+    return round(each * options.slots * len(contexts) / statistics.median(times[2:]), 1)
 
 
 def _transformers(work: Work, folder: Path, threads: int) -> Rival:

@@ -21,7 +21,7 @@ from sro_edge.export.figures import Figure
 from sro_edge.export.gguf_writer import context_length
 from sro_edge.export.merge import Policy
 from sro_edge.export.probes import AWKWARD, PROMPTS
-from sro_edge.llama import Llama
+from sro_edge.llama import Context, Model
 from sro_edge.machine import physical_cores
 from sro_edge.training.tokens import tokenize_with
 
@@ -54,7 +54,7 @@ def prove_tokens(policy: Policy, file: Path, probes: Sequence[str]) -> list[Figu
     with closing(_open(file, longest=_ROWS)) as llama:
         for number, text in enumerate([*framed, *probes]):
             encode = template.encode if number < len(framed) else template.encode_text
-            expected, found = encode(text, ours), encode(text, llama.tokenize)
+            expected, found = encode(text, ours), encode(text, llama.model.tokenize)
             if found != expected:
                 differing.append((text, expected, found))
     advice = "this tokenizer cannot be shipped as GGUF"
@@ -132,13 +132,12 @@ def kl_divergence(expected: Floats, found: Floats) -> npt.NDArray[np.float64]:
     return divergence
 
 
-def _open(file: Path, longest: int) -> Llama:
-    return Llama(
-        file, threads=proof_threads(), device="cpu", sequences=1, longest=longest, rows=_ROWS
-    )
+def _open(file: Path, longest: int) -> Context:
+    model = Model(file, device="cpu")
+    return Context(model, threads=proof_threads(), sequences=1, longest=longest, rows=_ROWS)
 
 
-def _llama_logits(llama: Llama, ids: list[int]) -> Floats:
+def _llama_logits(llama: Context, ids: list[int]) -> Floats:
     """Logits (T, V) after each token of one sequence."""
     found = []
     for start in range(0, len(ids), _ROWS):

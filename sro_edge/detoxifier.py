@@ -1,4 +1,4 @@
-"""llama.cpp engine: prompts -> candidates, many sequences in flight in one context.
+"""llama.cpp engine: prompts -> candidates, many sequences in flight, a context for each core.
 
 Every step sends one batch to llama.cpp that mixes prompts being read with answers being written
 (continuous batching): a slot whose answer ends takes the next work at once. The samples of one
@@ -6,7 +6,7 @@ request share one reading of its prompt, all prompts one reading of the template
 request that comes again finds its prompt where no other took the slot. Where few answers are in
 flight, the comment is their draft (:mod:`sro_edge.lookup`). A candidate depends on its request
 only, not on what else is in flight, but for the last bits of float arithmetic; q8_0 and q4_0 models
-on a CPU have not even those (:class:`sro_edge.llama.Llama`).
+on a CPU have not even those (:class:`sro_edge.llama.Context`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from typing import Any
 
 from sro_edge.errors import ModelError
 from sro_edge.flight import Flight, Job
-from sro_edge.llama import Llama
+from sro_edge.lanes import Lanes
+from sro_edge.llama import Context, Model
 from sro_edge.lookup import Depth
 from sro_edge.machine import physical_cores
 from sro_edge.prompt import PromptTemplate
 
 _MAX_SLOTS = 128  # llama.cpp keeps 256 sequences, and some hold prompts
+_LANE_SLOTS = 8  # a lane of fewer would read the weights too often (measured on 7 M to 135 M)
+_MOST_LANES = 8  # as many as one interpreter can draw tokens for
+_SMALL = 256 << 20  # bytes of a model whose slots need little memory
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Detoxifier:
         template: how a comment becomes a prompt.
         threads: CPU threads; default one per physical core.
         device: ``cpu``, ``cuda``, or ``auto`` for the GPU where llama.cpp was built for one.
-        slots: answers written at the same time.
+        slots: answers written at the same time; default 8 for each thread, 16 to 128, or 16 where
+            the model has more than 256 MB.
         max_prompt_tokens: longer prompts get no candidate.
         max_new_tokens: limit of every answer.
         deterministic: give llama.cpp batches of fixed shapes, which is slower: what else is in
@@ -100,69 +105,81 @@ class Detoxifier:
         *,
         threads: int | None = None,
         device: str = "auto",
-        slots: int = 16,
+        slots: int | None = None,
         max_prompt_tokens: int = 256,
         max_new_tokens: int = 128,
         deterministic: bool = False,
         lookup: bool = True,
     ) -> None:
         """Load the model."""
+        threads = threads or physical_cores()
+        if slots is None:
+            small = Path(path).is_file() and Path(path).stat().st_size <= _SMALL
+            slots = min(max(8 * threads, 16), _MAX_SLOTS) if small else 16
         if not 1 <= slots <= _MAX_SLOTS:
             raise ModelError(f"slots must be 1 to {_MAX_SLOTS}, not {slots}")
         self.template = template
         self.slots = slots
         self.max_prompt_tokens = max_prompt_tokens
         self.max_new_tokens = max_new_tokens
+        self._model = Model(Path(path), device=device)
+        self._running = self._closed = False
+        prefix = self.tokenize(template.prefix, True)
+        self._frame = len(prefix), len(self.tokenize(template.suffix, True))
+        lanes = 1
+        if not deterministic and not self._model.on_gpu:
+            lanes = max(1, min(threads, slots // _LANE_SLOTS, _MOST_LANES))
+        guess = lookup and self._model.can_cut and not deterministic
+        self._flights = [
+            self._flight(prefix, slots // lanes + (n < slots % lanes), guess, deterministic)
+            for n in range(lanes)
+        ]
+        self._lanes = Lanes(self._flights, threads)
+
+    def _flight(self, prefix: list[int], slots: int, guess: bool, fixed: bool) -> Flight:
+        """A flight with a context of its own."""
         holders = -(-slots // 4)  # sequences that keep prompts of which samples are yet to begin
         rows = max(64, 2 * slots)  # answers and guesses of one step
-        self._llama = Llama(
-            Path(path),
-            threads=threads or physical_cores(),
-            device=device,
+        context = Context(
+            self._model,
+            threads=1,
             sequences=slots + holders + 1,
-            longest=max_prompt_tokens + max_new_tokens,
+            longest=self.max_prompt_tokens + self.max_new_tokens,
             rows=rows + slots,
         )
-        self._running = False
-        prefix = self.tokenize(template.prefix, True)
-        suffix = self.tokenize(template.suffix, True)
-        self._flight = Flight(
-            self._llama,
-            Depth(rows if lookup and self._llama.can_cut and not deterministic else 0),
-            prefix=prefix,
-            slots=slots,
-            holders=holders,
-            fixed=deterministic,
-        )
-        self._frame = len(prefix), len(suffix)
+        depth = Depth(rows if guess else 0)
+        return Flight(context, depth, prefix=prefix, slots=slots, holders=holders, fixed=fixed)
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Token ids of ``text``; control tokens in it are recognised only on ``parse_special``."""
-        return self._llama.tokenize(text, parse_special)
+        return self._model.tokenize(text, parse_special)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Candidate]]]:
         """Answer every request once, in the order in which the answers are complete.
 
-        Requests are taken from the iterable when slots fall free. A comment without tokens, or a
-        prompt of more than ``max_prompt_tokens``, gives an empty list.
+        Requests are taken from the iterable when slots fall free, or a few ahead. A comment without
+        tokens, or a prompt of more than ``max_prompt_tokens``, gives an empty list.
 
         Raises:
             ModelError: llama.cpp refused a batch.
         """
-        if self._llama.closed or self._running:
-            state = "is closed" if self._llama.closed else "is already generating"
+        if self._closed or self._running:
+            state = "is closed" if self._closed else "is already generating"
             raise RuntimeError(f"this Detoxifier {state}; make another one")
         self._running = True
         try:
             jobs = (self._prepare(request) for request in requests)
-            for job in self._flight.run(jobs):
+            for job in self._lanes.run(jobs):
                 yield job.request, self._candidates(job)
         finally:
             self._running = False
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
-        self._llama.close()
+        self._closed = True
+        for flight in self._flights:
+            flight.context.close()
+        self._model.close()
 
     def __enter__(self) -> Detoxifier:
         """The engine itself."""
@@ -196,6 +213,6 @@ class Detoxifier:
         """The answers of a job as texts, in the order of the samples."""
         candidates = []
         for tokens, ended in (job.answers[sample] for sample in range(job.samples)):
-            text = self.template.restore(self._llama.text(tokens).strip(), job.request.prompt)
+            text = self.template.restore(self._model.text(tokens).strip(), job.request.prompt)
             candidates.append(Candidate(text, len(tokens), ended))
         return candidates

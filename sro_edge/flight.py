@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sro_edge.llama import Floats, Llama
+from sro_edge.llama import Context, Floats
 from sro_edge.lookup import Depth, Draft
 from sro_edge.sampling import draw, mix
 
@@ -103,6 +103,21 @@ class _Slot:
         return self.draft.follow(token)
 
 
+class Source(Protocol):
+    """Where a flight has its jobs from."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the flight is to be given up, with what is in it."""
+
+    def take(self, load: int) -> Job | None:
+        """The next job; None where there is none, now or, for a flight with no ``load``, ever.
+
+        Args:
+            load: samples that the flight is at work on.
+        """
+
+
 _number = attrgetter("number")
 
 
@@ -110,7 +125,7 @@ class Flight:
     """The slots of one context, and what is in flight in them.
 
     Args:
-        llama: the model; its sequences are the slots, then the holders, then the prefix.
+        context: of the model; its sequences are the slots, then the holders, then the prefix.
         depth: how far to guess.
         prefix: tokens with which every prompt begins.
         slots: answers written at the same time.
@@ -120,7 +135,7 @@ class Flight:
 
     def __init__(
         self,
-        llama: Llama,
+        context: Context,
         depth: Depth,
         *,
         prefix: list[int],
@@ -128,19 +143,20 @@ class Flight:
         holders: int,
         fixed: bool,
     ) -> None:
-        self._llama, self._depth, self._fixed = llama, depth, fixed
+        self.context, self._depth, self._fixed = context, depth, fixed
         self._slots = [_Slot(number) for number in range(slots)]
         self._all_holders = range(slots, slots + holders)
         self._prefix = prefix if len(prefix) >= _SHARED_PREFIX else []
         self._prefix_read = False
-        self._ends = sorted(llama.end_tokens)[:1]
+        self._end_tokens = context.model.end_tokens
+        self._ends = sorted(self._end_tokens)[:1]
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[Job]:
+    def run(self, jobs: Source) -> Iterator[Job]:
         """Take a job whenever a slot falls free; yield each when its answers are complete."""
         self._free, self._active = list(self._slots), list[_Slot]()
         self._holders = list(self._all_holders)
         self._forks = deque[Job]()  # jobs whose prompt is held and whose samples wait for a slot
-        while True:
+        while not jobs.closed:
             yield from self._fill(jobs)
             if not self._active:
                 return
@@ -154,12 +170,12 @@ class Flight:
                 if len(slot.job.answers) == slot.job.samples:
                     yield slot.job
 
-    def _fill(self, jobs: Iterator[Job]) -> Iterator[Job]:
+    def _fill(self, jobs: Source) -> Iterator[Job]:
         """Give every free slot something to do; yield jobs that cannot be answered."""
         while self._free:
             if self._forks:
                 self._fork(self._forks[0])
-            elif self._holders and (job := next(jobs, None)) is not None:
+            elif self._holders and (job := jobs.take(len(self._active))) is not None:
                 if job.samples:
                     self._begin(job)
                 else:
@@ -173,7 +189,7 @@ class Flight:
             last, gap = max(self._active, key=_number), min(self._free, key=_number)
             if gap.number > last.number:
                 return
-            self._llama.copy(last.number, gap.number)
+            self.context.copy(last.number, gap.number)
             last.number, gap.number, gap.held = gap.number, last.number, []
 
     def _begin(self, job: Job) -> None:
@@ -181,7 +197,7 @@ class Flight:
         slot = next((slot for slot in self._free if slot.held == job.prompt), None)
         if slot is not None:
             read = len(job.prompt) - 1
-            self._llama.cut(slot.number, read)
+            self.context.cut(slot.number, read)
         else:
             slot = self._first_free()
             read = self._copy_prefix(slot.number)
@@ -197,14 +213,14 @@ class Flight:
         Each sample then reads that last token for itself, which gives it its first logits.
         """
         job = slot.job
-        self._llama.copy(slot.number, job.holder)
+        self.context.copy(slot.number, job.holder)
         slot.feed = job.prompt[-1:]
         self._forks.append(job)
 
     def _fork(self, job: Job) -> None:
         """Begin the next sample of a job on the prompt that is held."""
         slot = self._first_free()
-        self._llama.copy(job.holder, slot.number)
+        self.context.copy(job.holder, slot.number)
         self._start(slot, job, len(job.prompt) - 1)
         if job.begun == job.samples:
             self._forks.remove(job)
@@ -221,24 +237,24 @@ class Flight:
     def _copy_prefix(self, sequence: int) -> int:
         """Empty a sequence but for the shared prefix; return how many tokens that has."""
         if not self._prefix:
-            self._llama.drop(sequence)
+            self.context.drop(sequence)
             return 0
         holder = len(self._slots) + len(self._all_holders)
         if not self._prefix_read:
-            batch = self._llama.batch
+            batch = self.context.batch
             for start in range(0, len(self._prefix), _AT_ONCE):
                 batch.clear()
                 batch.add(self._prefix[start : start + _AT_ONCE], start, holder, rows=0)
-                self._llama.decode()
+                self.context.decode()
             self._prefix_read = True
-        self._llama.copy(holder, sequence)
+        self.context.copy(holder, sequence)
         return len(self._prefix)
 
     def _step(self) -> None:
         """Feed what the slots have to feed; give each answer the tokens drawn for it."""
         started = time.perf_counter()
         ready = self._feed_fixed() if self._fixed else self._feed()
-        logits = self._llama.decode()
+        logits = self.context.decode()
         if len(logits) > len(ready) and self._fixed:  # rows of idle slots, too
             logits = logits[[slot.number for slot in ready]]
         if ready:
@@ -249,13 +265,13 @@ class Flight:
         for slot in self._active:
             if not slot.feed and not slot.ended:
                 self._hold(slot)
-        batch = self._llama.batch
+        batch = self.context.batch
         if batch.rows == batch.tokens:  # no prompt was read
             self._depth.took(batch.tokens, time.perf_counter() - started)
 
     def _feed(self) -> list[_Slot]:
         """Fill the batch, answers before prompts; return the slots that get logits, in order."""
-        batch = self._llama.batch
+        batch = self.context.batch
         batch.clear()
         self._active.sort(key=_number)
         answering = sum(slot.completes(slot.feed) for slot in self._active)
@@ -281,7 +297,7 @@ class Flight:
 
     def _feed_fixed(self) -> list[_Slot]:
         """Fill the batch with one prompt alone, or else with a token of every slot, idle or not."""
-        batch = self._llama.batch
+        batch = self.context.batch
         batch.clear()
         self._active.sort(key=_number)
         for slot in self._active:
@@ -298,7 +314,7 @@ class Flight:
                 batch.add(slot.feed, slot.position, number, rows=1)
                 slot.position, slot.feed = slot.position + 1, []
             else:
-                self._llama.drop(number)
+                self.context.drop(number)
                 batch.add([0], 0, number, rows=1)
         return self._active[:]
 
@@ -306,13 +322,13 @@ class Flight:
         """Give an answer its tokens, up to the first that no guess led to; unread wrong guesses."""
         guess, kept = slot.guess, 0
         for token in tokens:
-            self._depth.saw(slot.take(token, end=token in self._llama.end_tokens))
+            self._depth.saw(slot.take(token, end=token in self._end_tokens))
             if slot.done or kept == len(guess) or token != guess[kept]:
                 break
             kept += 1
         if kept < len(guess):
             slot.position -= len(guess) - kept
-            self._llama.cut(slot.number, slot.position)
+            self.context.cut(slot.number, slot.position)
 
 
 def _draw(slots: Sequence[_Slot], logits: Floats) -> npt.NDArray[np.intp]:

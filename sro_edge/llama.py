@@ -1,4 +1,4 @@
-"""A GGUF model in llama.cpp: loading, tokens, and one context that many sequences share.
+"""A GGUF model in llama.cpp: loading, tokens, and contexts that many sequences share.
 
 All ctypes of the package is here; :mod:`sro_edge.detoxifier` decides what to decode when.
 """
@@ -28,72 +28,36 @@ _ERROR, _CONTINUED = 4, 5  # ggml log levels
 _SPINS = 1000
 
 
-class Llama:
-    """A loaded model and its context.
-
-    Every sequence has memory of its own, so attention never walks over its neighbours. On a CPU a
-    q8_0 or q4_0 model then gives a token the same logits, bit for bit, whatever else is in the
-    batch and whether 1 or 63 tokens of the sequence are read in one step, as long as the sequence
-    has up to 256 tokens (with one memory for all they moved by 0.1).
+class Model:
+    """A loaded model: its weights, which any number of contexts share, and its vocabulary.
 
     Args:
         path: the GGUF file.
-        threads: CPU threads.
         device: ``cpu``, ``cuda``, or ``auto`` for the GPU where llama.cpp was built for one.
-        sequences: how many sequences the context keeps apart.
-        longest: tokens of the longest sequence.
-        rows: logits of one step, at most; default one for each sequence.
 
     Raises:
         BundleError: llama.cpp cannot read the file.
-        ModelError: the device, or a context of these sizes, cannot be had.
+        ModelError: the device cannot be had.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        threads: int,
-        device: str,
-        sequences: int,
-        longest: int,
-        rows: int | None = None,
-    ) -> None:
-        """Load the model and make the context."""
+    def __init__(self, path: Path, *, device: str) -> None:
+        """Load the weights."""
         self._lib = library()
-        gpu = _use_gpu(self._lib, device)
-        model = _load_model(self._lib, path, gpu)
-        try:
-            trained = self._lib.llama_model_n_ctx_train(model)
-            if longest > trained:
-                raise ModelError(
-                    f"prompt and answer may have {longest} tokens together, but {path} was trained "
-                    f"for {trained}; lower max_prompt_tokens or max_new_tokens"
-                )
-            cells = sequences * longest
-            rows = rows or sequences
-            self._context = _make_context(self._lib, model, threads, sequences, cells, rows)
-            # A recurrent state cannot be taken back to an earlier token.
-            self.can_cut = not (
-                self._lib.llama_model_is_recurrent(model) or self._lib.llama_model_is_hybrid(model)
-            )
-        except BaseException:
-            self._lib.llama_model_free(model)
-            raise
-        self._finalizer = weakref.finalize(self, _free, self._lib, self._context, model)
-        self._memory = self._lib.llama_get_memory(self._context)
-        self._vocab = self._lib.llama_model_get_vocab(model)
+        self.path = path
+        self.on_gpu = _use_gpu(self._lib, device)
+        self.handle = _load_model(self._lib, path, self.on_gpu)
+        self._finalizer = weakref.finalize(self, self._lib.llama_model_free, self.handle)
+        # A recurrent state cannot be taken back to an earlier token.
+        self.can_cut = not (
+            self._lib.llama_model_is_recurrent(self.handle)
+            or self._lib.llama_model_is_hybrid(self.handle)
+        )
+        self._vocab = self._lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
-        self._bias, self.end_tokens = self._read_vocabulary()
-        self.batch = Batch(self._lib, self._lib.llama_n_batch(self._context))
-
-    @property
-    def closed(self) -> bool:
-        """Whether the memory was given back; every other call would then crash."""
-        return not self._finalizer.alive
+        self.bias, self.end_tokens = self._read_vocabulary()
 
     def close(self) -> None:
-        """Free context and model; safe to call twice."""
+        """Free the weights, once no context is left; safe to call twice."""
         self._finalizer()
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
@@ -112,45 +76,6 @@ class Llama:
     def text(self, tokens: list[int]) -> str:
         """What ``tokens`` spell; control tokens spell nothing, broken UTF-8 becomes U+FFFD."""
         return b"".join(self._piece(token) for token in tokens).decode("utf-8", "replace")
-
-    def decode(self) -> Floats:
-        """Run the batch.
-
-        Sequences of one length and with neighbouring numbers are evaluated together, so a batch
-        should name them in the order of their numbers.
-
-        Returns:
-            Logits (R, V) of the rows asked for, in the order of the batch, valid until the next
-            call; minus infinity where a token must never be drawn (control tokens that end
-            nothing).
-
-        Raises:
-            ModelError: llama.cpp refused the batch.
-        """
-        code = self._lib.llama_decode(self._context, self.batch.struct)
-        if code != 0:
-            raise ModelError(
-                f"llama.cpp could not decode a batch (code {code}: {_last_error()}); "
-                "use fewer slots or a smaller model if memory is short"
-            )
-        shape = (self.batch.rows, len(self._bias))
-        if not self.batch.rows:
-            return np.empty(shape, dtype=np.float32)
-        pointer = self._lib.llama_get_logits(self._context)
-        logits: Floats = np.ctypeslib.as_array(pointer, shape=shape)
-        return np.add(logits, self._bias, out=logits)
-
-    def copy(self, source: int, target: int) -> None:
-        """Make sequence ``target``, whatever it held, a copy of ``source``."""
-        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-
-    def cut(self, sequence: int, length: int) -> None:
-        """Drop the tokens of a sequence from place ``length`` on; see ``can_cut``."""
-        self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
-
-    def drop(self, sequence: int) -> None:
-        """Empty a sequence."""
-        self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def _piece(self, token: int) -> bytes:
         if token not in self._pieces:
@@ -179,6 +104,92 @@ class Llama:
             if token not in ends and lib.llama_vocab_get_attr(self._vocab, token) & barred:
                 bias[token] = -np.inf
         return bias, ends
+
+
+class Context:
+    """A context of a model, which many sequences share. One thread at a time may use it.
+
+    Every sequence has memory of its own, so attention never walks over its neighbours. On a CPU a
+    q8_0 or q4_0 model then gives a token the same logits, bit for bit, whatever else is in the
+    batch and whether 1 or 63 tokens of the sequence are read in one step, as long as the sequence
+    has up to 256 tokens (with one memory for all they moved by 0.1).
+
+    Args:
+        model: what to run; it must stay open as long as the context is.
+        threads: CPU threads of a step; the attribute of this name may be changed between steps.
+        sequences: how many sequences the context keeps apart.
+        longest: tokens of the longest sequence.
+        rows: logits of one step, at most; default one for each sequence.
+
+    Raises:
+        ModelError: a context of these sizes cannot be had.
+    """
+
+    def __init__(
+        self, model: Model, *, threads: int, sequences: int, longest: int, rows: int | None = None
+    ) -> None:
+        """Make the context."""
+        self._lib = library()
+        trained = self._lib.llama_model_n_ctx_train(model.handle)
+        if longest > trained:
+            raise ModelError(
+                f"prompt and answer may have {longest} tokens together, but {model.path} was "
+                f"trained for {trained}; lower max_prompt_tokens or max_new_tokens"
+            )
+        self.model, self.threads, self._applied = model, threads, threads
+        cells, rows = sequences * longest, rows or sequences
+        self._handle = _make_context(self._lib, model.handle, threads, sequences, cells, rows)
+        self._finalizer = weakref.finalize(self, self._lib.llama_free, self._handle)
+        self._memory = self._lib.llama_get_memory(self._handle)
+        self.batch = Batch(self._lib, self._lib.llama_n_batch(self._handle))
+
+    def close(self) -> None:
+        """Free its memory; safe to call twice."""
+        self._finalizer()
+
+    def decode(self) -> Floats:
+        """Run the batch.
+
+        Sequences of one length and with neighbouring numbers are evaluated together, so a batch
+        should name them in the order of their numbers.
+
+        Returns:
+            Logits (R, V) of the rows asked for, in the order of the batch, valid until the next
+            call; minus infinity where a token must never be drawn (control tokens that end
+            nothing).
+
+        Raises:
+            ModelError: llama.cpp refused the batch.
+        """
+        threads = self.threads
+        if threads != self._applied:
+            self._lib.llama_set_n_threads(self._handle, threads, threads)
+            self._applied = threads
+        code = self._lib.llama_decode(self._handle, self.batch.struct)
+        if code != 0:
+            raise ModelError(
+                f"llama.cpp could not decode a batch (code {code}: {_last_error()}); "
+                "use fewer slots or a smaller model if memory is short"
+            )
+        bias = self.model.bias
+        shape = (self.batch.rows, len(bias))
+        if not self.batch.rows:
+            return np.empty(shape, dtype=np.float32)
+        pointer = self._lib.llama_get_logits(self._handle)
+        logits: Floats = np.ctypeslib.as_array(pointer, shape=shape)
+        return np.add(logits, bias, out=logits)
+
+    def copy(self, source: int, target: int) -> None:
+        """Make sequence ``target``, whatever it held, a copy of ``source``."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Drop the tokens of a sequence from place ``length`` on; see ``Model.can_cut``."""
+        self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
+
+    def drop(self, sequence: int) -> None:
+        """Empty a sequence."""
+        self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
 
 class Batch:
@@ -289,11 +300,6 @@ def _make_context(lib: Any, model: Any, threads: int, sequences: int, cells: int
             "use fewer slots or lower limits"
         )
     return context
-
-
-def _free(lib: Any, context: Any, model: Any) -> None:
-    lib.llama_free(context)
-    lib.llama_model_free(model)
 
 
 _errors: deque[str] = deque(maxlen=4)

@@ -246,7 +246,7 @@ def test_llama_cpp_never_sees_a_header_that_cannot_be(
     file = tmp_path / "x.gguf"
     file.write_bytes(header(tensors=2**40))
     with pytest.raises(BundleError, match="is no usable GGUF file"):
-        llama.Llama(file, threads=1, device="cpu", sequences=1, longest=8)
+        llama.Model(file, device="cpu")
 
 
 @pytest.mark.parametrize(

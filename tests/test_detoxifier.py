@@ -104,7 +104,7 @@ def test_lookalikes_of_control_tokens_stay_text(tiny_gguf: Path) -> None:
         ids = SMALL_TEMPLATE.encode_text(comment, engine.tokenize)
         assert len(control) == 4
         assert not control & set(ids)
-        assert engine._llama.text(ids) == " " + comment
+        assert engine._model.text(ids) == " " + comment
         prompt = SMALL_TEMPLATE.encode(comment, engine.tokenize)
         assert [t for t in prompt if t in control] == [prompt[0], prompt[-1]]
 
@@ -113,8 +113,8 @@ def test_no_control_token_is_ever_drawn(tiny_gguf: Path) -> None:
     requests = [Request(n, "idiot", samples=20, temperature=10.0) for n in range(10)]
     with detoxifier(tiny_gguf, slots=16) as engine:
         found = answers(engine, requests)
-        barred = np.isneginf(engine._llama._bias)
-        assert [engine._llama.text([int(t)]) for t in np.flatnonzero(barred)] == [""] * 3
+        barred = np.isneginf(engine._model.bias)
+        assert [engine._model.text([int(t)]) for t in np.flatnonzero(barred)] == [""] * 3
     candidates = [candidate for few in found.values() for candidate in few]
     assert any(candidate.finished for candidate in candidates)
     for candidate in candidates:

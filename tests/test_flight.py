@@ -45,16 +45,16 @@ def engine(path: Path, template: PromptTemplate = SMALL_TEMPLATE, **settings: An
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(tokens, rows of logits) of every batch that llama.cpp is given."""
-    from sro_edge.llama import Llama
+    from sro_edge.llama import Context
 
     seen = []
-    decode = Llama.decode
+    decode = Context.decode
 
-    def counted(self: Llama) -> Any:
+    def counted(self: Context) -> Any:
         seen.append((self.batch.tokens, self.batch.rows))
         return decode(self)
 
-    monkeypatch.setattr(Llama, "decode", counted)
+    monkeypatch.setattr(Context, "decode", counted)
     return seen
 
 
@@ -66,7 +66,8 @@ def answers(model: Detoxifier, requests: list[Request]) -> dict[Any, list[str]]:
 
 def always(model: Detoxifier, guesses: int) -> None:
     """Guess so far in every step, whatever it costs."""
-    model._flight._depth.choose = lambda answers: guesses  # type: ignore[method-assign]
+    for flight in model._flights:
+        flight._depth.choose = lambda answers: guesses  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("guesses", [1, 3, 7])
@@ -145,7 +146,7 @@ def test_the_last_answers_stay_neighbours(
     with engine(small_gguf, slots=1, lookup=False) as model:
         alone = answers(model, requests)
     with engine(small_gguf, slots=6, lookup=False) as model:
-        llama, batches = model._flight._llama, []
+        llama, batches = model._flights[0].context, []
         decode = llama.decode
 
         def noted() -> Any:
@@ -187,7 +188,7 @@ def test_the_prefix_of_all_prompts_is_read_once(
         assert answers(model, requests[:3]) == {n: found[n] for n in range(3)}
         assert sum(tokens for tokens, _ in steps) <= sum(prompts[:3]) - 3 * prefix
     with engine(small_gguf, CHATTY, slots=1, max_prompt_tokens=160) as model:
-        model._flight._prefix = []
+        model._flights[0]._prefix = []
         assert answers(model, requests) == found
 
 

@@ -1,0 +1,140 @@
+"""Lanes: contexts side by side answer as one does, and nothing is left when a run is given up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sro_edge.detoxifier import Detoxifier, Request
+from sro_edge.errors import ModelError
+from sro_edge.llama import Context
+from sro_edge.prompt import SMALL_TEMPLATE
+
+WORDS = ["what a moron you are", "this is silly", "an idiot with a really bad idea !", "thanks"]
+REQUESTS = [
+    Request(n, f"{WORDS[n % 4]} {n}", 1 + n % 5, temperature=n % 2, max_new_tokens=4 + n % 9)
+    for n in range(60)
+]
+
+
+def engine(path: Path, **settings: Any) -> Detoxifier:
+    defaults = {"threads": 3, "slots": 24, "max_prompt_tokens": 100, "max_new_tokens": 24}
+    return Detoxifier(path, SMALL_TEMPLATE, device="cpu", **defaults | settings)
+
+
+def answers(model: Detoxifier, requests: list[Request]) -> dict[Any, list[str]]:
+    return {r.key: [c.text for c in candidates] for r, candidates in model.generate(requests)}
+
+
+def lanes() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> dict[Context, list[int]]:
+    """The threads of every step, by context."""
+    seen: dict[Context, list[int]] = {}
+    decode = Context.decode
+
+    def noted(self: Context) -> Any:
+        seen.setdefault(self, []).append(self.threads)
+        return decode(self)
+
+    monkeypatch.setattr(Context, "decode", noted)
+    return seen
+
+
+def test_lanes_answer_as_one_context_does(
+    tiny_gguf: Path, decoded: dict[Context, list[int]]
+) -> None:
+    with engine(tiny_gguf, threads=1) as one:
+        alone = answers(one, REQUESTS)
+        assert len(decoded) == 1
+    decoded.clear()
+    with engine(tiny_gguf) as three:
+        assert answers(three, REQUESTS) == alone
+        assert len(decoded) == 3  # every lane had work
+        assert answers(three, REQUESTS[:1]) == {0: alone[0]}
+    assert lanes() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 3),
+        ({"slots": 16}, 2),
+        ({"slots": 7}, 1),
+        ({"threads": 16, "slots": None}, 8),
+        ({"threads": 2, "slots": None}, 2),
+        ({"deterministic": True}, 1),
+    ],
+)
+def test_a_lane_has_a_thread_and_eight_slots(
+    tiny_gguf: Path, settings: dict[str, Any], expected: int
+) -> None:
+    with engine(tiny_gguf, **settings) as model:
+        assert len(model._flights) == expected
+        assert sum(len(flight._slots) for flight in model._flights) == model.slots
+
+
+def test_idle_lanes_lend_their_threads(tiny_gguf: Path, decoded: dict[Context, list[int]]) -> None:
+    long = Request(0, "thanks " * 8, max_new_tokens=24)
+    short = Request(1, "silly", max_new_tokens=1)
+    with engine(tiny_gguf) as model:
+        answers(model, [long])
+        assert {n for steps in decoded.values() for n in steps} == {3}  # one answer alone has all
+        decoded.clear()
+        answers(model, [long, short])
+    longest = max(decoded.values(), key=len)
+    assert longest[-1] == 3
+    assert all(1 <= n <= 3 for steps in decoded.values() for n in steps)
+
+
+def test_requests_are_read_in_the_callers_thread_as_slots_fall_free(tiny_gguf: Path) -> None:
+    taken = []
+
+    def source() -> Iterator[Request]:
+        while True:
+            taken.append(threading.current_thread())
+            yield Request(len(taken), WORDS[len(taken) % 4], max_new_tokens=2)
+
+    with engine(tiny_gguf) as model:
+        stream = model.generate(source())
+        for done in range(1, 100):
+            next(stream)
+            assert len(taken) <= done + model.slots + 3
+        stream.close()
+        assert set(taken) == {threading.main_thread()}
+        assert lanes() == []
+        assert len(answers(model, REQUESTS)) == len(REQUESTS)
+
+
+def test_what_stops_a_lane_stops_the_run(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(tiny_gguf) as model:
+        whole = answers(model, REQUESTS)
+
+        def refuse() -> Any:
+            raise ModelError("no memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(model._flights[1].context, "decode", refuse)
+            with pytest.raises(ModelError, match="no memory"):
+                answers(model, REQUESTS)
+        assert lanes() == []
+        assert answers(model, REQUESTS) == whole
+
+
+def test_what_stops_the_caller_stops_the_lanes(tiny_gguf: Path) -> None:
+    def source() -> Iterator[Request]:
+        yield from REQUESTS[:9]
+        raise OSError("the disk is gone")
+
+    with engine(tiny_gguf) as model:
+        with pytest.raises(OSError, match="the disk is gone"):
+            list(model.generate(source()))
+        assert lanes() == []
+        assert len(answers(model, REQUESTS)) == len(REQUESTS)
