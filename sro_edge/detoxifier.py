@@ -25,7 +25,7 @@ from sro_edge.lookup import Depth
 from sro_edge.machine import physical_cores
 from sro_edge.prompt import PromptTemplate
 
-_MAX_SLOTS = 128  # llama.cpp keeps 256 sequences, and some hold prompts
+_MAX_SLOTS = 128  # llama.cpp keeps 256 sequences
 _LANE_SLOTS = 8  # a lane of fewer would read the weights too often (measured on 7 M to 135 M)
 _MOST_LANES = 8  # as many as one interpreter can draw tokens for
 _SMALL = 256 << 20  # bytes of a model whose slots need little memory
@@ -138,17 +138,16 @@ class Detoxifier:
 
     def _flight(self, prefix: list[int], slots: int, guess: bool, fixed: bool) -> Flight:
         """A flight with a context of its own."""
-        holders = -(-slots // 4)  # sequences that keep prompts of which samples are yet to begin
         rows = max(64, 2 * slots)  # answers and guesses of one step
         context = Context(
             self._model,
             threads=1,
-            sequences=slots + holders + 1,
+            sequences=slots + 1,  # and one for the prefix
             longest=self.max_prompt_tokens + self.max_new_tokens,
             rows=rows + slots,
         )
         depth = Depth(rows if guess else 0)
-        return Flight(context, depth, prefix=prefix, slots=slots, holders=holders, fixed=fixed)
+        return Flight(context, depth, prefix=prefix, slots=slots, fixed=fixed)
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Token ids of ``text``; control tokens in it are recognised only on ``parse_special``."""

@@ -1,22 +1,22 @@
 """Continuous batching: which slot reads or writes what, step by step.
 
-A slot is one llama.cpp sequence at work on one sample of a job. Besides the slots there are a few
-sequences that only hold tokens: prompts whose samples have yet to begin, and the prefix that all
-prompts share.
+A slot is one llama.cpp sequence, at work on one strand: those samples of a job that have drawn the
+same tokens so far. All samples of a job begin as one strand; where they part, each goes on in a
+slot of its own, from a copy of what was read until there. Another sequence holds the prefix that
+all prompts share.
 """
 
 from __future__ import annotations
 
+import copy
 import random
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from sro_edge.llama import Context, Floats
 from sro_edge.lookup import Depth, Draft
@@ -48,13 +48,55 @@ class Job:
     comment: list[int]
     samples: int
     limit: int
-    begun: int = 0
-    holder: int = -1  # the sequence that holds the prompt for samples yet to begin
     answers: dict[int, tuple[list[int], bool]] = field(default_factory=dict)  # tokens, ended
 
 
+class _Strand:
+    """The samples of a job that have the same answer so far.
+
+    Args:
+        job: whose they are.
+        noise: the key of each sample's draws.
+        draft: guesses how the answer goes on.
+    """
+
+    def __init__(self, job: Job, noise: dict[int, int], draft: Draft) -> None:
+        self.job, self.noise, self.draft = job, noise, draft
+        self.answer: list[int] = []
+        self.ended = False
+
+    @property
+    def done(self) -> bool:
+        """The answer ended or reached its limit."""
+        return self.ended or len(self.answer) >= self.job.limit
+
+    @property
+    def read(self) -> int:
+        """Tokens to be read before the last one of the answer, or of the prompt."""
+        return len(self.job.prompt) + len(self.answer) - 1
+
+    def part(self, samples: Sequence[int]) -> _Strand:
+        """A strand of these samples only."""
+        strand = _Strand(self.job, {n: self.noise[n] for n in samples}, copy.copy(self.draft))
+        strand.answer = self.answer[:]
+        return strand
+
+    def guesses(self, most: int, *, fill: bool) -> list[int]:
+        """How the answer may go on; with ``fill``, all that were asked for, good or not."""
+        most = min(most, self.job.limit - len(self.answer) - 1)
+        guess = self.draft.guess(most)
+        return guess + self.job.prompt[-1:] * (most - len(guess)) if fill else guess
+
+    def take(self, token: int, *, end: bool) -> bool:
+        """Add a token to the answer; return whether it was guessed."""
+        self.ended = end
+        if not end:
+            self.answer.append(token)
+        return self.draft.follow(token)
+
+
 class _Slot:
-    """One sequence and the sample it is writing.
+    """One sequence and the strand that it writes.
 
     ``feed`` are tokens that the model has yet to read, ``position`` how many it has read. ``held``
     is the prompt that a free slot still holds, all but its last token.
@@ -64,43 +106,15 @@ class _Slot:
         self.number = number
         self.held: list[int] = []
 
-    def begin(self, job: Job, read: int, ends: list[int]) -> None:
-        """Take on the next sample of ``job``, of whose prompt ``read`` tokens are there already."""
-        self.job, self.sample = job, job.begun
-        job.begun += 1
-        self.held = []
-        self.position = read
-        shared = job.samples > 1 and read < len(job.prompt) - 1
-        self.feed = job.prompt[read:-1] if shared else job.prompt[read:]
+    def begin(self, strand: _Strand, read: int) -> None:
+        """Take on a strand, of which ``read`` tokens are there already."""
+        self.strand, self.position, self.held = strand, read, []
+        self.feed = [*strand.job.prompt, *strand.answer][read:]
         self.guess: list[int] = []
-        self.answer: list[int] = []
-        self.ended = False
-        self.draft = Draft([*job.comment, *ends])
-        request = job.request
-        self.noise = random.Random(f"{request.seed} {self.sample} {request.key!r}").getrandbits(64)
-
-    @property
-    def done(self) -> bool:
-        """The answer ended or reached its limit."""
-        return self.ended or len(self.answer) >= self.job.limit
 
     def completes(self, tokens: Sequence[int]) -> bool:
         """Whether, with ``tokens`` read, the prompt is read and an answer token can be drawn."""
-        return self.position + len(tokens) >= len(self.job.prompt)
-
-    def guesses(self, most: int, *, fill: bool) -> list[int]:
-        """How the answer may go on; with ``fill``, all that were asked for, good or not."""
-        most = min(most, self.job.limit - len(self.answer) - 1)
-        guess = self.draft.guess(most)
-        return guess + self.job.prompt[-1:] * (most - len(guess)) if fill else guess
-
-    def take(self, token: int, *, end: bool) -> bool:
-        """Add a token to the answer, for the next step to feed; return whether it was guessed."""
-        self.ended = end
-        if not end:
-            self.answer.append(token)
-            self.feed = [token]
-        return self.draft.follow(token)
+        return self.position + len(tokens) >= len(self.strand.job.prompt)
 
 
 class Source(Protocol):
@@ -114,7 +128,7 @@ class Source(Protocol):
         """The next job; None where there is none, now or, for a flight with no ``load``, ever.
 
         Args:
-            load: samples that the flight is at work on.
+            load: strands that the flight is at work on.
         """
 
 
@@ -125,27 +139,18 @@ class Flight:
     """The slots of one context, and what is in flight in them.
 
     Args:
-        context: of the model; its sequences are the slots, then the holders, then the prefix.
+        context: of the model; its sequences are the slots, then the prefix.
         depth: how far to guess.
         prefix: tokens with which every prompt begins.
-        slots: answers written at the same time.
-        holders: prompts held for samples that have yet to begin.
+        slots: strands written at the same time.
         fixed: give llama.cpp batches of two shapes only: one prompt, or one token for every slot.
     """
 
     def __init__(
-        self,
-        context: Context,
-        depth: Depth,
-        *,
-        prefix: list[int],
-        slots: int,
-        holders: int,
-        fixed: bool,
+        self, context: Context, depth: Depth, *, prefix: list[int], slots: int, fixed: bool
     ) -> None:
         self.context, self._depth, self._fixed = context, depth, fixed
         self._slots = [_Slot(number) for number in range(slots)]
-        self._all_holders = range(slots, slots + holders)
         self._prefix = prefix if len(prefix) >= _SHARED_PREFIX else []
         self._prefix_read = False
         self._end_tokens = context.model.end_tokens
@@ -154,28 +159,21 @@ class Flight:
     def run(self, jobs: Source) -> Iterator[Job]:
         """Take a job whenever a slot falls free; yield each when its answers are complete."""
         self._free, self._active = list(self._slots), list[_Slot]()
-        self._holders = list(self._all_holders)
-        self._forks = deque[Job]()  # jobs whose prompt is held and whose samples wait for a slot
+        # Strands without a slot, each with the slot that has read what comes before.
+        self._parted = list[tuple[_Strand, _Slot | None]]()
         while not jobs.closed:
             yield from self._fill(jobs)
             if not self._active:
                 return
             self._close_ranks()
-            self._step()
-            for slot in [slot for slot in self._active if slot.done]:
-                self._active.remove(slot)
-                self._free.append(slot)
-                slot.held = [] if self._fixed else slot.job.prompt
-                slot.job.answers[slot.sample] = slot.answer, slot.ended
-                if len(slot.job.answers) == slot.job.samples:
-                    yield slot.job
+            yield from self._step()
 
     def _fill(self, jobs: Source) -> Iterator[Job]:
         """Give every free slot something to do; yield jobs that cannot be answered."""
         while self._free:
-            if self._forks:
-                self._fork(self._forks[0])
-            elif self._holders and (job := jobs.take(len(self._active))) is not None:
+            if self._parted:
+                self._go_on()
+            elif (job := jobs.take(len(self._active))) is not None:
                 if job.samples:
                     self._begin(job)
                 else:
@@ -194,52 +192,55 @@ class Flight:
 
     def _begin(self, job: Job) -> None:
         """Let a slot read the prompt: the one that still holds it, or the first one free."""
+        request, draft = job.request, Draft([*job.comment, *self._ends])
+        noise = {
+            n: random.Random(f"{request.seed} {n} {request.key!r}").getrandbits(64)
+            for n in range(job.samples)
+        }
+        strand = _Strand(job, noise, draft)
+        if not self.context.model.can_cut:  # every sample reads for itself
+            strand, *others = (strand.part([n]) for n in noise)
+            self._parted += [(other, None) for other in others]
         slot = next((slot for slot in self._free if slot.held == job.prompt), None)
         if slot is not None:
-            read = len(job.prompt) - 1
-            self.context.cut(slot.number, read)
+            self.context.cut(slot.number, strand.read)
+            self._start(slot, strand, strand.read)
         else:
             slot = self._first_free()
-            read = self._copy_prefix(slot.number)
-        if job.samples > 1:
-            job.holder = self._holders.pop()
-        self._start(slot, job, read)
-        if job.samples > 1 and read == len(job.prompt) - 1:
-            self._hold(slot)
+            self._start(slot, strand, self._copy_prefix(slot.number))
 
-    def _hold(self, slot: _Slot) -> None:
-        """Keep the shared prompt that a slot has read, all but its last token.
+    def _go_on(self) -> None:
+        """Give a strand that parted from another a slot of its own.
 
-        Each sample then reads that last token for itself, which gives it its first logits.
+        A free slot that has read what comes before some is theirs first; the one that has the most
+        in common with it goes on in it, so that the others find there what they need, too.
         """
-        job = slot.job
-        self.context.copy(slot.number, job.holder)
-        slot.feed = job.prompt[-1:]
-        self._forks.append(job)
-
-    def _fork(self, job: Job) -> None:
-        """Begin the next sample of a job on the prompt that is held."""
-        slot = self._first_free()
-        self.context.copy(job.holder, slot.number)
-        self._start(slot, job, len(job.prompt) - 1)
-        if job.begun == job.samples:
-            self._forks.remove(job)
-            self._holders.append(job.holder)
+        own = [entry for entry in self._parted if entry[1] in self._free]
+        strand, source = max(own, key=lambda entry: entry[0].read) if own else self._parted[0]
+        self._parted.remove((strand, source))
+        slot = self._first_free() if source is None or not own else source
+        if source is None:
+            self._start(slot, strand, self._copy_prefix(slot.number))
+            return
+        if slot is not source:
+            self.context.copy(source.number, slot.number)
+        self.context.cut(slot.number, strand.read)
+        self._start(slot, strand, strand.read)
 
     def _first_free(self) -> _Slot:
         return min(self._free, key=_number)
 
-    def _start(self, slot: _Slot, job: Job, read: int) -> None:
+    def _start(self, slot: _Slot, strand: _Strand, read: int) -> None:
         self._free.remove(slot)
         self._active.append(slot)
-        slot.begin(job, read, self._ends)
+        slot.begin(strand, read)
 
     def _copy_prefix(self, sequence: int) -> int:
         """Empty a sequence but for the shared prefix; return how many tokens that has."""
         if not self._prefix:
             self.context.drop(sequence)
             return 0
-        holder = len(self._slots) + len(self._all_holders)
+        holder = len(self._slots)
         if not self._prefix_read:
             batch = self.context.batch
             for start in range(0, len(self._prefix), _AT_ONCE):
@@ -250,21 +251,15 @@ class Flight:
         self.context.copy(holder, sequence)
         return len(self._prefix)
 
-    def _step(self) -> None:
-        """Feed what the slots have to feed; give each answer the tokens drawn for it."""
+    def _step(self) -> Iterator[Job]:
+        """Feed what the slots have to feed, give samples their tokens; yield jobs that are done."""
         started = time.perf_counter()
         ready = self._feed_fixed() if self._fixed else self._feed()
         logits = self.context.decode()
         if len(logits) > len(ready) and self._fixed:  # rows of idle slots, too
             logits = logits[[slot.number for slot in ready]]
-        if ready:
-            tokens = _draw(ready, logits).tolist()
-            for slot in ready:
-                drawn, tokens = tokens[: 1 + len(slot.guess)], tokens[1 + len(slot.guess) :]
-                self._take(slot, drawn)
-        for slot in self._active:
-            if not slot.feed and not slot.ended:
-                self._hold(slot)
+        for slot, drawn in zip(ready, _draw(ready, logits), strict=True):
+            yield from self._take(slot, drawn)
         batch = self.context.batch
         if batch.rows == batch.tokens:  # no prompt was read
             self._depth.took(batch.tokens, time.perf_counter() - started)
@@ -288,7 +283,7 @@ class Flight:
             rows = 0
             if slot.completes(tokens):
                 # Of one length, the answers stay neighbours for llama.cpp.
-                slot.guess = slot.guesses(depth, fill=answering > 1)
+                slot.guess = slot.strand.guesses(depth, fill=answering > 1)
                 rows = 1 + len(slot.guess)
                 ready.append(slot)
             batch.add([*tokens, *slot.guess], slot.position, slot.number, rows)
@@ -301,7 +296,7 @@ class Flight:
         batch.clear()
         self._active.sort(key=_number)
         for slot in self._active:
-            if slot.position < len(slot.job.prompt) - 1 or len(slot.feed) > 1:
+            if slot.position < len(slot.strand.job.prompt) - 1 or len(slot.feed) > 1:
                 tokens, slot.feed = slot.feed[: batch.size], slot.feed[batch.size :]
                 ready = [slot] if slot.completes(tokens) else []
                 batch.add(tokens, slot.position, slot.number, rows=len(ready))
@@ -318,30 +313,70 @@ class Flight:
                 batch.add([0], 0, number, rows=1)
         return self._active[:]
 
-    def _take(self, slot: _Slot, tokens: list[int]) -> None:
-        """Give an answer its tokens, up to the first that no guess led to; unread wrong guesses."""
-        guess, kept = slot.guess, 0
-        for token in tokens:
-            self._depth.saw(slot.take(token, end=token in self._end_tokens))
-            if slot.done or kept == len(guess) or token != guess[kept]:
-                break
-            kept += 1
-        if kept < len(guess):
-            slot.position -= len(guess) - kept
-            self.context.cut(slot.number, slot.position)
+    def _take(self, slot: _Slot, drawn: dict[int, list[int]]) -> Iterator[Job]:
+        """Give each sample its tokens, up to the first that no guess led to; yield a job then done.
+
+        Samples that drew the same go on together: those that came farthest in this slot, which may
+        have read wrong guesses; for the others a slot is to be found.
+        """
+        old, job = slot.strand, slot.strand.job
+        paths: dict[tuple[int, ...], list[int]] = {}
+        for sample, tokens in drawn.items():
+            right = 0
+            while right < len(slot.guess) and tokens[right] == slot.guess[right]:
+                right += 1
+            paths.setdefault(tuple(tokens[: right + 1]), []).append(sample)
+        going: list[_Strand] = []
+        for path, samples in sorted(paths.items(), key=lambda entry: -len(entry[0])):
+            strand = old.part(samples) if len(paths) > 1 else old
+            for token in path:
+                self._depth.saw(strand.take(token, end=token in self._end_tokens))
+                if strand.done:
+                    job.answers |= dict.fromkeys(samples, (strand.answer, strand.ended))
+                    break
+            else:
+                going.append(strand)
+        if going:
+            slot.strand, *others = going
+            self._parted += [(other, slot) for other in others]
+            slot.feed = slot.strand.answer[-1:]
+            if slot.position > slot.strand.read:
+                slot.position = slot.strand.read
+                self.context.cut(slot.number, slot.position)
+        else:
+            self._active.remove(slot)
+            self._free.append(slot)
+            slot.held = job.prompt if self.context.model.can_cut and not self._fixed else []
+        if len(job.answers) == job.samples:
+            yield job
 
 
-def _draw(slots: Sequence[_Slot], logits: Floats) -> npt.NDArray[np.intp]:
-    """A token for every row of ``logits`` (R, V), which are each slot's 1 + guesses in turn."""
-    rows = [1 + len(slot.guess) for slot in slots]
-    requests = [slot.job.request for slot in slots]
-    noise = np.repeat(np.array([slot.noise for slot in slots], dtype=np.uint64), rows)
-    places = [
-        len(slot.answer) + row for slot, n in zip(slots, rows, strict=True) for row in range(n)
-    ]
-    return draw(
-        logits,
-        np.repeat(np.array([r.temperature for r in requests], dtype=np.float32), rows),
-        np.repeat(np.array([r.top_p for r in requests], dtype=np.float32), rows),
-        mix(np.array(places), noise),
-    )
+def _draw(slots: Sequence[_Slot], logits: Floats) -> Iterator[dict[int, list[int]]]:
+    """Of each slot, by sample, a token for each of its 1 + guesses rows of ``logits`` (R, V)."""
+    rows: list[int] = []
+    places: list[int] = []
+    noise, temperature, top_p = [], [], []
+    start = 0
+    for slot in slots:
+        strand, many = slot.strand, 1 + len(slot.guess)
+        for key in strand.noise.values():
+            rows += range(start, start + many)
+            places += range(len(strand.answer), len(strand.answer) + many)
+            noise += [key] * many
+            temperature += [strand.job.request.temperature] * many
+            top_p += [strand.job.request.top_p] * many
+        start += many
+    tokens: list[int] = draw(
+        logits[rows] if len(rows) > len(logits) else logits,
+        np.array(temperature, dtype=np.float32),
+        np.array(top_p, dtype=np.float32),
+        mix(np.array(places), np.array(noise, dtype=np.uint64)),
+    ).tolist()
+    at = 0
+    for slot in slots:
+        many = 1 + len(slot.guess)
+        found = {}
+        for sample in slot.strand.noise:
+            found[sample] = tokens[at : at + many]
+            at += many
+        yield found

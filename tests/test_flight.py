@@ -169,10 +169,26 @@ def test_samples_share_one_reading_of_their_prompt(
         alone = sum(tokens for tokens, _ in steps)
         steps.clear()
         again = answers(model, [request])
-    # Each sample reads the last token of the prompt, and its own first.
-    assert prompt - 1 + 6 <= alone <= prompt - 1 + 6 * 2
+    # Of the samples, those that drew the same first token read it once.
+    assert prompt + 1 < alone <= prompt + 6
     assert again == found
     assert sum(tokens for tokens, _ in steps) == alone - (prompt - 1)  # nobody took the slot
+
+
+def test_samples_are_one_sequence_until_they_part(
+    small_gguf: Path, steps: list[tuple[int, int]]
+) -> None:
+    counts = []
+    with engine(small_gguf, slots=8, lookup=False) as model:
+        for samples, temperature in ((1, 0.0), (8, 0.0), (8, 1e-4), (8, 1.5)):
+            answers(model, [Request(n, COMMENTS[1]) for n in range(8)])  # no slot holds the prompt
+            steps.clear()
+            request = Request(0, COMMENTS[0], samples, temperature, max_new_tokens=12)
+            found = answers(model, [request])[0]
+            counts.append((sum(tokens for tokens, _ in steps), len(set(found))))
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[3][1] > 4
+    assert counts[3][0] > 3 * counts[0][0]
 
 
 def test_the_prefix_of_all_prompts_is_read_once(
