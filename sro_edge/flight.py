@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
@@ -355,28 +356,25 @@ def _draw(slots: Sequence[_Slot], logits: Floats) -> Iterator[dict[int, list[int
     """Of each slot, by sample, a token for each of its 1 + guesses rows of ``logits`` (R, V)."""
     rows: list[int] = []
     places: list[int] = []
-    noise, temperature, top_p = [], [], []
-    start = 0
+    noise: list[int] = []
+    temperature: list[float] = []
+    top_p: list[float] = []
     for slot in slots:
-        strand, many = slot.strand, 1 + len(slot.guess)
+        strand, many, start = slot.strand, 1 + len(slot.guess), len(top_p)
+        temperature += [strand.job.request.temperature] * many
+        top_p += [strand.job.request.top_p] * many
         for key in strand.noise.values():
             rows += range(start, start + many)
             places += range(len(strand.answer), len(strand.answer) + many)
             noise += [key] * many
-            temperature += [strand.job.request.temperature] * many
-            top_p += [strand.job.request.top_p] * many
-        start += many
     tokens: list[int] = draw(
-        logits[rows] if len(rows) > len(logits) else logits,
+        logits,
         np.array(temperature, dtype=np.float32),
         np.array(top_p, dtype=np.float32),
+        np.array(rows, dtype=np.intp),
         mix(np.array(places), np.array(noise, dtype=np.uint64)),
     ).tolist()
-    at = 0
+    drawn = iter(tokens)
     for slot in slots:
         many = 1 + len(slot.guess)
-        found = {}
-        for sample in slot.strand.noise:
-            found[sample] = tokens[at : at + many]
-            at += many
-        yield found
+        yield {sample: list(islice(drawn, many)) for sample in slot.strand.noise}

@@ -1,4 +1,4 @@
-"""Drawing tokens from logits: many rows at once, each with noise of its own."""
+"""Drawing tokens from logits: many at once, each with noise of its own."""
 
 from __future__ import annotations
 
@@ -9,29 +9,36 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.intp]
 
 
-def draw(logits: Floats, temperature: Floats, top_p: Floats, keys: Keys) -> npt.NDArray[np.intp]:
-    """One token (R,) for every row of ``logits``.
+def draw(
+    logits: Floats, temperature: Floats, top_p: Floats, rows: Numbers, keys: Keys
+) -> npt.NDArray[np.intp]:
+    """One token (N,) for each of N draws, several of which may be from one row of ``logits``.
 
     Args:
         logits: (R, V).
         temperature: (R,); 0 takes the likeliest token.
         top_p: (R,); draw from the smallest set of tokens with at least this probability.
-        keys: (R,), the noise of each row: the same key and logits give the same token.
+        rows: (N,), the row that each is drawn from.
+        keys: (N,), the noise of each draw: the same key and logits give the same token.
     """
-    tokens: npt.NDArray[np.intp] = logits.argmax(axis=1)  # (R,)
+    likeliest = logits.argmax(axis=1)  # (R,)
+    tokens: npt.NDArray[np.intp] = likeliest[rows]  # (N,)
     hot = np.flatnonzero(temperature > 0)
     if len(hot):
-        rows = logits if len(hot) == len(logits) else logits[hot]
-        scaled = rows - logits[hot, tokens[hot], None]  # (H, V), the likeliest token at 0
+        some = logits if len(hot) == len(logits) else logits[hot]
+        scaled = some - logits[hot, likeliest[hot], None]  # (H, V), the likeliest token at 0
         scaled /= temperature[hot, None]
-        tokens[hot] = _draw_hot(scaled, top_p[hot], keys[hot])
+        drawn = np.flatnonzero(temperature[rows] > 0)
+        which = hot.searchsorted(rows[drawn])
+        tokens[drawn] = _draw_hot(scaled, top_p[hot], which, keys[drawn])
     return tokens
 
 
-def _draw_hot(scaled: Floats, top_p: Floats, keys: Keys) -> npt.NDArray[np.intp]:
-    """Draw per row from the nucleus of softmax(scaled), by the Gumbel-max trick.
+def _draw_hot(scaled: Floats, top_p: Floats, which: Numbers, keys: Keys) -> npt.NDArray[np.intp]:
+    """Draw from the nuclei of softmax(scaled)[which], by the Gumbel-max trick.
 
     Every token id has its own noise, so a change in the last bits of some logits changes a draw
     only where two tokens nearly tie. Walking the distribution function would let it change more.
@@ -42,20 +49,25 @@ def _draw_hot(scaled: Floats, top_p: Floats, keys: Keys) -> npt.NDArray[np.intp]
     least = sums * (1 - top_p) / shares.shape[1]
     rows, tokens = np.divmod(np.flatnonzero(shares > least[:, None]), shares.shape[1])
     weights = (shares[rows, tokens] / sums[rows]).astype(np.float64)
-    noisy = scaled[rows, tokens] - np.log(-np.log(uniform(tokens, keys[rows])))
+    # From here on every draw has tokens of its own, which begin at ``starts``.
+    many = np.bincount(rows, minlength=len(sums))[which]
+    starts = many.cumsum() - many
+    draws = np.repeat(np.arange(len(which)), many)
+    own = np.arange(len(draws)) + (rows.searchsorted(which) - starts)[draws]
+    tokens, weights, scores = tokens[own], weights[own], scaled[rows, tokens][own]
+    noisy = scores - np.log(-np.log(uniform(tokens, keys[draws])))
     # Nearly every token drawn is in the nucleus: to look whether it is costs less than sorting all.
-    row, place = np.arange(len(sums)), np.arange(len(rows))
-    starts = rows.searchsorted(row)
+    place = np.arange(len(draws))
     while True:
-        best = np.flatnonzero(noisy == np.maximum.reduceat(noisy, starts)[rows])
-        best = best[rows[best].searchsorted(row)]  # (H,), the first where two tie
-        drawn = best[rows]
+        best = np.flatnonzero(noisy == np.maximum.reduceat(noisy, starts)[draws])
+        best = best[draws[best].searchsorted(np.arange(len(which)))]  # the first where two tie
+        drawn = best[draws]
         likelier = weights > weights[drawn]
         likelier |= (weights == weights[drawn]) & (place < drawn)
-        outside = (np.bincount(rows, weights * likelier) >= top_p) & (top_p < 1)
+        outside = (np.bincount(draws, weights * likelier) >= top_p[which]) & (top_p[which] < 1)
         if not outside.any():
             return tokens[best]
-        noisy[outside[rows] & ~likelier] = -np.inf  # what is no likelier is outside, too
+        noisy[outside[draws] & ~likelier] = -np.inf  # what is no likelier is outside, too
 
 
 def uniform(counters: npt.NDArray[Any], key: Any) -> npt.NDArray[np.float64]:

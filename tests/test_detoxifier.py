@@ -223,11 +223,11 @@ def test_draws_follow_the_nucleus() -> None:
 
     draws = 20_000
     keys = np.random.default_rng(5).integers(0, 2**64, draws, dtype=np.uint64)
-    logits = np.log(np.tile([0.1, 0.5, 0.15, 0.25], (draws, 1))).astype(np.float32)
-    ones = np.ones(draws, dtype=np.float32)
+    logits = np.log([[0.1, 0.5, 0.15, 0.25]]).astype(np.float32)
+    one, row = np.ones(1, dtype=np.float32), np.zeros(draws, dtype=np.intp)
 
     def shares(temperature: float, top_p: float) -> list[float]:
-        drawn = draw(logits, temperature * ones, top_p * ones, keys)
+        drawn = draw(logits, temperature * one, top_p * one, row, keys)
         return (np.bincount(drawn, minlength=4) / draws).tolist()
 
     assert shares(1, 1) == pytest.approx([0.1, 0.5, 0.15, 0.25], abs=0.01)

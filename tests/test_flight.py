@@ -259,9 +259,17 @@ def test_draws_of_equal_keys_are_equal_and_greedy_rows_are_greedy() -> None:
     temperature = np.array([0, 1, 0, 2, 0.5, 1], dtype=np.float32)
     top_p = np.array([1, 0.9, 0.5, 1, 0.8, 0.99], dtype=np.float32)
     keys = rng.integers(0, 2**64, 6, dtype=np.uint64)
-    together = draw(logits, temperature, top_p, keys)
-    alone = [draw(*(a[n : n + 1] for a in (logits, temperature, top_p, keys)))[0] for n in range(6)]
+    rows = np.arange(6)
+    together = draw(logits, temperature, top_p, rows, keys)
+    one = rows[:1]
+    alone = [
+        draw(logits[n, None], temperature[n, None], top_p[n, None], one, keys[n, None])[0]
+        for n in rows
+    ]
     assert together.tolist() == alone
+    several = np.array([5, 1, 1, 0, 5])
+    found = draw(logits, temperature, top_p, several, keys[several])
+    assert found.tolist() == together[several].tolist()
     assert together[[0, 2]].tolist() == logits[[0, 2]].argmax(axis=1).tolist()
 
 
@@ -271,7 +279,7 @@ def test_draws_are_those_of_a_sorted_nucleus() -> None:
     temperature, top_p = np.full(200, 0.9, np.float32), np.full(200, 0.6, np.float32)
     top_p[::4] = 1
     keys = rng.integers(0, 2**64, 200, dtype=np.uint64)
-    drawn = draw(logits, temperature, top_p, keys)
+    drawn = draw(logits, temperature, top_p, np.arange(200), keys)
     for row, token in enumerate(drawn):
         scaled = (logits[row] - logits[row].max()) / temperature[row]
         shares = (np.exp(scaled) / np.exp(scaled).sum()).astype(np.float64)
