@@ -19,13 +19,14 @@ import numpy as np
 
 from sro_edge.abstention import REASON, load_abstainer
 from sro_edge.bundle import Bundle, Thresholds
+from sro_edge.choice import Choice
 from sro_edge.deletion import deletions
 from sro_edge.first_stage import stated
-from sro_edge.guards import is_degenerate, is_refusal, keeps_quotes, survives, tidy
+from sro_edge.guards import keeps_quotes, survives, tidy
 from sro_edge.job import Job, Piece, Rewrite, free_spans, why_unusable
 from sro_edge.memo import LONGEST, MOST_COMMENTS, remember
 from sro_edge.score_cache import ScoreCache
-from sro_edge.screener import Scores, passes
+from sro_edge.screener import passes
 
 if TYPE_CHECKING:
     from sro_edge.abstention import Abstainer
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
-_LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
-_RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
 _NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
 
 
@@ -83,7 +82,7 @@ class Rewriter:
         self.thresholds = thresholds or bundle.thresholds
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
         self.lexicon = bundle.lexicon()
-        self._scores = ScoreCache(screener)  # of the chunk at work
+        self._begin()
         self.remember = 0
         # Span and attempt -> what the model answered: it would answer the same again.
         self._answers: OrderedDict[tuple[str, int], list[Candidate]] = OrderedDict()
@@ -189,7 +188,7 @@ class Rewriter:
         """One round after the other over the toxic ones among distinct, non-blank ``texts``."""
         if not texts:
             return []
-        self._scores = ScoreCache(self.screener)
+        self._begin()
         results: list[Rewrite | None] = [None] * len(texts)
         seen = self._scores.screen(texts, self.first_stage)
         toxic = []
@@ -216,6 +215,11 @@ class Rewriter:
             results[i] = job.done
         return [r for r in results if r is not None]
 
+    def _begin(self) -> None:
+        """Forget the scores of the last chunk."""
+        self._scores = ScoreCache(self.screener)
+        self._choice = Choice(self.thresholds, self.bundle.prompt.leaks, self._scores.score)
+
     def _find_pieces(self, jobs: Sequence[Job]) -> None:
         """Start every job with its failing sentences, or with the worst one."""
         spans = [(job, span) for job in jobs for span in free_spans(job.text)]
@@ -234,7 +238,9 @@ class Rewriter:
         pieces = [p for j in jobs for p in j.pieces if p.answer is None or p.doubtful]
         engine = "greedy" if attempt == 0 else "sample" if attempt < self.max_attempts else "delete"
         if pieces:
-            self._pick(pieces, self._candidates(pieces, engine, attempt), engine)
+            found = self._candidates(pieces, engine, attempt)
+            sampled = engine == "greedy" and self.max_attempts > 1
+            self._choice.take(pieces, found, engine, sampled=sampled)
         for job in jobs:
             job.attempts = min(attempt + 1, self.max_attempts)
         whole = [j for j in jobs if j.pieces and all(p.answer and not p.doubtful for p in j.pieces)]
@@ -280,71 +286,6 @@ class Rewriter:
             t: list(dict.fromkeys(tidy(c.text, t) for c in found if c.finished))
             for t, found in answers.items()
         }
-
-    def _pick(self, pieces: Sequence[Piece], candidates: dict[str, list[str]], engine: str) -> None:
-        """Give each piece its best passing candidate by (1 - toxicity)^3 x similarity x fluency.
-
-        The cube, for another judge calls clean what is far below the threshold, not just below it;
-        a risky answer, close to it, is the best only where all are.
-        """
-        leaks = self.bundle.prompt.leaks
-        sound = {
-            t: [c for c in found if not (is_degenerate(c, t) or is_refusal(c, t) or leaks(c, t))]
-            for t, found in candidates.items()
-        }
-        usable = {t: [c for c in found if survives(c, t)] for t, found in sound.items()}
-        texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))
-        scores, row = self._scores.score(texts), {t: i for i, t in enumerate(texts)}
-        for piece in pieces:
-            if sound[piece.text] and not usable[piece.text]:
-                piece.reason = "meaning"
-            for answer in usable.get(piece.text, ()):
-                value, reason = self._value(scores, row[piece.text], row[answer], engine)
-                if value > piece.worth:
-                    piece.worth, piece.answer, piece.engine = value, answer, engine
-                elif reason == "meaning":
-                    piece.reason = reason
-        self._doubt([piece for piece in pieces if piece.answer], engine)
-
-    def _doubt(self, pieces: Sequence[Piece], engine: str) -> None:
-        """Mark the pieces whose answer is worth another round: risky, or, where samples are to
-        come, clearly less fluent than the piece."""
-        answers = self._scores.score([str(piece.answer) for piece in pieces])
-        before = self._scores.score([piece.text for piece in pieces])
-        for i, piece in enumerate(pieces):
-            piece.doubtful = engine != "delete" and self._is_risky(float(answers.toxicity[i]))
-        if engine != "greedy" or self.max_attempts == 1:
-            return
-        if before.fluency is not None and answers.fluency is not None:
-            for piece, fall in zip(pieces, before.fluency - answers.fluency, strict=True):
-                piece.doubtful |= bool(fall > _LESS_FLUENT)
-
-    def _is_risky(self, toxicity: float) -> bool:
-        return toxicity > self.thresholds.toxicity * _RISKY
-
-    def _value(
-        self, scores: Scores, before: int, after: int, engine: str
-    ) -> tuple[float, str | None]:
-        """Worth of a candidate, or 0 with the reason why it does not pass.
-
-        Deleted words leave holes: the last resort is asked for toxicity and meaning only.
-        """
-        toxicity = float(scores.toxicity[after])
-        if not passes(toxicity, self.thresholds.toxicity):
-            return 0.0, "toxic"
-        value = (1.0 - toxicity) ** 3 * (1e-3 if self._is_risky(toxicity) else 1.0)
-        if scores.embedding is not None:
-            similarity = float(scores.embedding[before] @ scores.embedding[after])
-            if similarity < self.thresholds.similarity:
-                return 0.0, "meaning"
-            value *= similarity
-        if scores.fluency is not None:
-            fluency = float(scores.fluency[after])
-            floor = scores.fluency[before] - self.thresholds.fluency_drop
-            if fluency < floor and engine != "delete":
-                return 0.0, "meaning"
-            value *= fluency
-        return max(value, 1e-9), None
 
     def _settle(self, jobs: Sequence[Job]) -> None:
         """Re-screen whole comments whose pieces are all rewritten; done are those that pass.

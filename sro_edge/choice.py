@@ -1,0 +1,111 @@
+"""Which candidate a piece takes, and when one more round is worth its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sro_edge.guards import is_degenerate, is_refusal, survives
+from sro_edge.screener import Scores, passes
+
+if TYPE_CHECKING:
+    from sro_edge.bundle import Thresholds
+    from sro_edge.job import Piece
+
+_LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
+_RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
+
+
+class Choice:
+    """Takes the best candidate by (1 - toxicity)^3 x similarity x fluency, of those that pass.
+
+    The cube, for another judge calls clean what is far below the threshold, not just below it; a
+    risky answer, close to it, is the best only where all are.
+
+    Args:
+        thresholds: what a candidate must reach.
+        leaks: whether a candidate repeats the prompt around the piece.
+        score: the screener.
+    """
+
+    def __init__(
+        self,
+        thresholds: Thresholds,
+        leaks: Callable[[str, str], bool],
+        score: Callable[[Sequence[str]], Scores],
+    ) -> None:
+        self._thresholds, self._leaks, self._score = thresholds, leaks, score
+
+    def take(
+        self,
+        pieces: Sequence[Piece],
+        candidates: Mapping[str, Sequence[str]],
+        engine: str,
+        *,
+        sampled: bool,
+    ) -> None:
+        """Give each piece its best candidate, if better than what it has; note which are doubtful.
+
+        Args:
+            pieces: what is open.
+            candidates: of each piece's text.
+            engine: what made them: ``greedy``, ``sample``, or ``delete``, after which there is
+                nothing else to hope for.
+            sampled: whether samples will follow.
+        """
+        leaks = self._leaks
+        sound = {
+            t: [c for c in found if not (is_degenerate(c, t) or is_refusal(c, t) or leaks(c, t))]
+            for t, found in candidates.items()
+        }
+        usable = {t: [c for c in found if survives(c, t)] for t, found in sound.items()}
+        texts = list(dict.fromkeys([*usable, *(c for found in usable.values() for c in found)]))
+        scores, row = self._score(texts), {t: i for i, t in enumerate(texts)}
+        for piece in pieces:
+            if sound[piece.text] and not usable[piece.text]:
+                piece.reason = "meaning"
+            for answer in usable.get(piece.text, ()):
+                value, reason = self._value(scores, row[piece.text], row[answer], engine)
+                if value > piece.worth:
+                    piece.worth, piece.answer, piece.engine = value, answer, engine
+                elif reason == "meaning":
+                    piece.reason = reason
+        self._doubt([piece for piece in pieces if piece.answer], engine, sampled)
+
+    def _doubt(self, pieces: Sequence[Piece], engine: str, sampled: bool) -> None:
+        """Mark the pieces whose answer is worth another round: risky, or, where samples are to
+        come, clearly less fluent than the piece."""
+        answers = self._score([str(piece.answer) for piece in pieces])
+        before = self._score([piece.text for piece in pieces])
+        for i, piece in enumerate(pieces):
+            piece.doubtful = engine != "delete" and self._is_risky(float(answers.toxicity[i]))
+        if sampled and before.fluency is not None and answers.fluency is not None:
+            for piece, fall in zip(pieces, before.fluency - answers.fluency, strict=True):
+                piece.doubtful |= bool(fall > _LESS_FLUENT)
+
+    def _is_risky(self, toxicity: float) -> bool:
+        return toxicity > self._thresholds.toxicity * _RISKY
+
+    def _value(
+        self, scores: Scores, before: int, after: int, engine: str
+    ) -> tuple[float, str | None]:
+        """Worth of a candidate, or 0 with the reason why it does not pass.
+
+        Deleted words leave holes: the last resort is asked for toxicity and meaning only.
+        """
+        toxicity = float(scores.toxicity[after])
+        if not passes(toxicity, self._thresholds.toxicity):
+            return 0.0, "toxic"
+        value = (1.0 - toxicity) ** 3 * (1e-3 if self._is_risky(toxicity) else 1.0)
+        if scores.embedding is not None:
+            similarity = float(scores.embedding[before] @ scores.embedding[after])
+            if similarity < self._thresholds.similarity:
+                return 0.0, "meaning"
+            value *= similarity
+        if scores.fluency is not None:
+            fluency = float(scores.fluency[after])
+            floor = scores.fluency[before] - self._thresholds.fluency_drop
+            if fluency < floor and engine != "delete":
+                return 0.0, "meaning"
+            value *= fluency
+        return max(value, 1e-9), None
