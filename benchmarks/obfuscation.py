@@ -163,76 +163,76 @@ def disguised(text: str, how: Disguise, words: frozenset[str] | None, seed: int)
     )
 
 
+class Screens:
+    """A bundle's screener as a run has it, and without its second reading.
+
+    Args:
+        options: bundle, threshold, threads, and whether the first stage is asked too.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.bundle = Bundle.load(options.bundle)
+        given = options.threshold
+        self.limit = self.bundle.thresholds.toxicity if given is None else given
+        self.reveal = Screener(self.bundle.screener, threads=options.threads).reveal
+        plain = Screener(self.bundle.screener, threads=options.threads, deobfuscate=False)
+        self.raw = _catcher(plain.score, self.limit)
+        self.behind = None
+        if options.cascade:
+            stage = load_first_stage(self.bundle, self.limit, threads=options.threads)
+            if stage is None:
+                raise SystemExit(f"{self.bundle.name} has no first stage for {self.limit}")
+            self.behind = _catcher(Cascade(plain, stage).score, self.limit)
+        self.found = self.lost = 0  # texts caught, and those that only the first stage lets through
+
+    def shares(self, name: str, texts: Sequence[str]) -> dict[str, float]:
+        """Which share of ``texts`` is caught, by which screener."""
+        alone = self._caught(texts, self.raw)
+        found = {name: _share(alone), f"{name}, raw": _share(self.raw(texts))}
+        if self.behind is not None:
+            both = self._caught(texts, self.behind)
+            found[f"{name}, cascade"] = _share(both)
+            self.lost += sum(a and not b for a, b in zip(alone, both, strict=True))
+            self.found += sum(alone)
+        return found
+
+    def _caught(self, texts: Sequence[str], catches: Catcher) -> list[bool]:
+        pairs = zip(catches(texts), catches([self.reveal(t) for t in texts]), strict=True)
+        return [a or b for a, b in pairs]
+
+
 def main() -> None:
     """Score every disguise and print the table."""
     options = _options()
-    bundle = Bundle.load(options.bundle)
-    limit = bundle.thresholds.toxicity if options.threshold is None else options.threshold
-    screener = Screener(bundle.screener, threads=options.threads)
-    plain = Screener(bundle.screener, threads=options.threads, deobfuscate=False)
+    screens = Screens(options)
     lexicon = pq.read_table(options.words)["term"].to_pylist()
     words = frozenset(w.lower() for w in lexicon if w.isalpha())
-
-    raw = _catcher(plain.score, limit)
-    behind = None
-    if options.cascade:
-        stage = load_first_stage(bundle, limit, threads=options.threads)
-        if stage is None:
-            raise SystemExit(f"{bundle.name} has no first stage for a threshold of {limit}")
-        behind = _catcher(Cascade(plain, stage).score, limit)
-    lost = [0, 0]  # texts that only the first stage let through, and texts that are caught
-
-    def caught(texts: Sequence[str], catches: Catcher = raw) -> list[bool]:
-        pairs = zip(catches(texts), catches([screener.reveal(t) for t in texts]), strict=True)
-        return [a or b for a, b in pairs]
-
-    def shares(name: str, texts: Sequence[str]) -> dict[str, float]:
-        alone = caught(texts)
-        found = {name: _share(alone), f"{name}, raw": _share(raw(texts))}
-        if behind is not None:
-            both = caught(texts, behind)
-            found[f"{name}, cascade"] = _share(both)
-            lost[0] += sum(a and not b for a, b in zip(alone, both, strict=True))
-            lost[1] += sum(alone)
-        return found
-
-    data = pq.read_table(options.test).to_pydict()
     rng = random.Random(options.seed)
-    pools: list[list[str]] = [[], []]
-    for text, label in zip(data["text"], data["label"], strict=True):
-        pools[label].append(text)
-    for pool in pools:
-        rng.shuffle(pool)
-    toxic = [t for t in pools[1] if len(t) <= options.longest][: 2 * options.toxic]
-    toxic = [t for t, c in zip(toxic, raw(toxic), strict=True) if c][: options.toxic]
+    clean, toxic = labelled(options.test, rng)
+    toxic = [t for t in toxic if len(t) <= options.longest][: 2 * options.toxic]
+    toxic = [t for t, c in zip(toxic, screens.raw(toxic), strict=True) if c][: options.toxic]
     insults = [t for t in toxic if any(w.lower() in words for w in _WORD.findall(t))]
     table: dict[str, dict[str, float]] = {}
     for name, how in DISGUISES.items():
         everything = [disguised(t, how, None, i) for i, t in enumerate(toxic)]
         only = [disguised(t, how, words, i) for i, t in enumerate(insults)]
-        table[name] = shares("all", everything) | shares("insults", only)
-    disguises = {"caught": lost[1], "lost": lost[0]}
+        table[name] = screens.shares("all", everything) | screens.shares("insults", only)
+    disguises = {"caught": screens.found, "lost": screens.lost}
     dump = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()
     dump = [t for t in dict.fromkeys(dump) if t and t.strip() and len(t) <= options.longest]
-    clean: dict[str, dict[str, float]] = {}
-    for name, texts in {
-        "labelled clean": pools[0][: options.clean],
-        "dump": rng.sample(dump, min(options.clean, len(dump))),
-    }.items():
-        clean[name] = {
-            "comments": len(texts),
-            "read twice": _share([screener.reveal(t) != t for t in texts]),
-            **shares("flagged", texts),
-        }
+    bundle = screens.bundle
     result: dict[str, Any] = {
         "benchmark": "obfuscation",
         "date": time.strftime("%Y-%m-%d"),
-        "bundle": {"name": bundle.name, "version": bundle.version, "threshold": limit},
+        "bundle": {"name": bundle.name, "version": bundle.version, "threshold": screens.limit},
         "machine": describe_machine(),
         "toxic": len(toxic),
         "toxic with a listed insult": len(insults),
         "still caught": table,
-        "clean": clean,
+        "clean": {
+            "labelled clean": flagged(screens, clean[: options.clean]),
+            "dump": flagged(screens, rng.sample(dump, min(options.clean, len(dump)))),
+        },
     }
     if options.cascade:
         result["disguised, of all tables"] = disguises
@@ -240,6 +240,23 @@ def main() -> None:
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
+
+
+def labelled(file: Path, rng: random.Random) -> list[list[str]]:
+    """The comments of a test file with the labels 0 and 1, each shuffled."""
+    data = pq.read_table(file).to_pydict()
+    pools: list[list[str]] = [[], []]
+    for text, label in zip(data["text"], data["label"], strict=True):
+        pools[label].append(text)
+    for pool in pools:
+        rng.shuffle(pool)
+    return pools
+
+
+def flagged(screens: Screens, texts: Sequence[str]) -> dict[str, float]:
+    """How many clean comments there are, and which shares are read twice and flagged."""
+    twice = _share([screens.reveal(t) != t for t in texts])
+    return {"comments": len(texts), "read twice": twice, **screens.shares("flagged", texts)}
 
 
 def _catcher(score: Callable[[Sequence[str]], Scores], limit: float) -> Catcher:

@@ -9,7 +9,7 @@ import pytest
 
 from sro_edge.errors import InputError
 from sro_edge.training.false_alarms import false_alarms
-from sro_edge.training.mild_words import phrases, read_mild, substitutes
+from sro_edge.training.mild_words import Finder, read_mild, substitutes
 from sro_edge.training.ngrams import Trigrams
 from sro_edge.training.noise import ToxicNoise
 from sro_edge.training.piles import Labelled, words
@@ -60,13 +60,14 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
 def test_the_embedded_recipe_has_a_table_that_reads() -> None:
     table = read_mild(Path(__file__).parent.parent / "recipes/mild_words.tsv")
     assert len(table) > 300
-    found = [mild for milder in table.values() for mild in milder if phrases(mild, table, 4)]
+    finder = Finder(table)
+    found = [mild for milder in table.values() for mild in milder if finder.places(mild)]
     assert not found, "what is milder is itself to be replaced"
 
 
 def test_longer_phrases_go_first_and_none_overlap() -> None:
     tokens = words("damn, they give a damn")
-    assert phrases(tokens, TABLE, 3) == [slice(0, 1), slice(3, 6)]
+    assert Finder(TABLE).places(tokens) == [slice(0, 1), slice(3, 6)]
 
 
 def test_a_phrase_that_stands_for_many_insults_is_taken_before_a_common_one() -> None:

@@ -8,7 +8,7 @@ its place: they take antonyms for neighbours ("idiot", "good guy"). It says noth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,16 +45,27 @@ def read_mild(path: str | Path) -> Table:
     return table
 
 
-def phrases(tokens: Sequence[str], known: Mapping[Phrase, object], most: int) -> list[slice]:
-    """Where phrases of ``known``, of ``most`` words or fewer, stand: the longest first, apart."""
-    found, start = [], 0
-    while start < len(tokens):
-        lengths = range(min(most, len(tokens) - start), 0, -1)
-        n = next((n for n in lengths if tuple(tokens[start : start + n]) in known), 0)
-        if n:
-            found.append(slice(start, start + n))
-        start += n or 1
-    return found
+class Finder:
+    """Finds phrases in words.
+
+    Args:
+        known: the phrases.
+    """
+
+    def __init__(self, known: Iterable[Phrase]) -> None:
+        self._known = frozenset(known)
+        self._most = max(map(len, self._known), default=0)
+
+    def places(self, tokens: Sequence[str]) -> list[slice]:
+        """Where phrases stand in ``tokens``: the longest first, apart."""
+        found, start = [], 0
+        while start < len(tokens):
+            lengths = range(min(self._most, len(tokens) - start), 0, -1)
+            n = next((n for n in lengths if tuple(tokens[start : start + n]) in self._known), 0)
+            if n:
+                found.append(slice(start, start + n))
+            start += n or 1
+        return found
 
 
 class Choice(NamedTuple):
@@ -96,10 +107,10 @@ def substitutes(table: Table, toxic: Iterable[str], clean: Iterable[str]) -> dic
     return found
 
 
-def _count(known: Mapping[Phrase, object], texts: Iterable[str]) -> Counter[Phrase]:
-    most = max(map(len, known))
+def _count(known: Iterable[Phrase], texts: Iterable[str]) -> Counter[Phrase]:
+    finder = Finder(known)
     counts: Counter[Phrase] = Counter()
     for text in texts:
         tokens = words(text)
-        counts.update(tuple(tokens[place]) for place in phrases(tokens, known, most))
+        counts.update(tuple(tokens[place]) for place in finder.places(tokens))
     return counts

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from sro_edge.guards import article
-from sro_edge.training.mild_words import Choice, Phrase, phrases
+from sro_edge.training.mild_words import Choice, Finder, Phrase
 from sro_edge.training.piles import words
 
 _EDGE = "\n"  # stands for both ends of a comment among neighbours
@@ -49,7 +49,7 @@ class ToxicNoise:
         corpus = [words(t) for t in toxic]
         self.lexicon = lexicon
         self.substitutes = substitutes
-        self._most = max(map(len, substitutes), default=0)
+        self._finder = Finder(substitutes)
         self.by_left: dict[str, list[Occurrence]] = defaultdict(list)
         self.by_right: dict[str, list[Occurrence]] = defaultdict(list)
         self.by_both: dict[tuple[str, str], list[Occurrence]] = defaultdict(list)
@@ -129,7 +129,7 @@ class ToxicNoise:
 
     def _substitute(self, pieces: list[tuple[str, str]], rng: random.Random) -> bool:
         tokens = [w for _, w in pieces]
-        places = phrases(tokens, self.substitutes, self._most)
+        places = self._finder.places(tokens)
         choices = [self.substitutes[tuple(tokens[place])] for place in places]
         pulls = [choice.pull for choice in choices]
         if rng.random() >= sum(pulls):

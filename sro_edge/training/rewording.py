@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from sro_edge.guards import article
 from sro_edge.screener import Screener
-from sro_edge.training.mild_words import Phrase, Table, phrases
+from sro_edge.training.mild_words import Finder, Phrase, Table
 from sro_edge.training.ngrams import Trigrams
 from sro_edge.training.piles import WORDS, words
 
@@ -40,12 +40,12 @@ class Rewording:
         alone: Table = {(word,): [()] for word in toxic}
         self.table = alone | {p: [*m, ()] if () not in m else m for p, m in table.items()}
         self.clean = clean
-        self._most = max(map(len, self.table))
+        self._finder = Finder(self.table)
 
     def propose(self, comment: str) -> list[str]:
         """Lower-case rewrites of ``comment``, at most ten, those that fit best first."""
         tokens = words(comment)
-        places = phrases(tokens, self.table, self._most)
+        places = self._finder.places(tokens)
         if not 0 < len(places) <= _MOST_PHRASES:
             return []
         states: list[Phrase] = [()]
@@ -66,7 +66,7 @@ class Rewording:
         """The words that a rewrite of ``comment`` may have: a small model invents others."""
         tokens = words(comment)
         found = {*_GLUE, *tokens}
-        for place in phrases(tokens, self.table, self._most):
+        for place in self._finder.places(tokens):
             found.update(word for milder in self.table[tuple(tokens[place])] for word in milder)
         return found
 
