@@ -330,7 +330,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--server", type=Path, help="llama-server built from llama.cpp")
     parser.add_argument("--comments", type=int, default=384, help="a few leave slots idle")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--out", type=Path)
     return parser.parse_args()

@@ -73,7 +73,7 @@ def test_lanes_answer_as_one_context_does(
         ({"deterministic": True}, 1),
     ],
 )
-def test_a_lane_has_a_thread_and_eight_slots(
+def test_a_lane_has_a_thread_and_eight_slots_at_least(
     tiny_gguf: Path, settings: dict[str, Any], expected: int
 ) -> None:
     with engine(tiny_gguf, **settings) as model:
