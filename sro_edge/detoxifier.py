@@ -2,9 +2,9 @@
 
 Every step sends one batch to llama.cpp that mixes prompts being read with answers being written
 (continuous batching): a slot whose answer ends takes the next work at once. The samples of one
-request share one reading of its prompt, all prompts one reading of the template's prefix, and a
-request that comes again finds its prompt where no other took the slot. Where few answers are in
-flight, the comment is their draft (:mod:`sro_edge.lookup`). A candidate depends on its request
+request are one sequence until they part, all prompts share one reading of the template's prefix,
+and a request that comes again finds its prompt where no other took the slot. Where few answers are
+in flight, the comment is their draft (:mod:`sro_edge.lookup`). A candidate depends on its request
 only, not on what else is in flight, but for the last bits of float arithmetic; q8_0 and q4_0 models
 on a CPU have not even those (:class:`sro_edge.llama.Context`).
 """
@@ -178,8 +178,7 @@ class Detoxifier:
     def close(self) -> None:
         """Free the model; safe to call twice."""
         self._closed = True
-        for flight in self._flights:
-            flight.context.close()
+        self._lanes.close()
         self._model.close()
 
     def __enter__(self) -> Detoxifier:

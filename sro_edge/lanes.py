@@ -19,13 +19,16 @@ from sro_edge.flight import Flight, Job
 class _Jobs:
     """The source of a flight that has the caller's thread to itself."""
 
-    closed = False
-
     def __init__(self, jobs: Iterator[Job]) -> None:
         self._jobs = jobs
+        self.closed = False
 
     def take(self, load: int) -> Job | None:
         return next(self._jobs, None)
+
+    def close(self) -> None:
+        """Have the flight given up."""
+        self.closed = True
 
 
 class Lanes:
@@ -38,6 +41,7 @@ class Lanes:
 
     def __init__(self, flights: Sequence[Flight], threads: int) -> None:
         self._flights, self._threads = flights, threads
+        self._running: _Jobs | _Race | None = None
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """Take a job whenever a slot falls free; yield each when its answers are complete.
@@ -46,14 +50,27 @@ class Lanes:
 
         Raises:
             ModelError: llama.cpp refused a batch.
+            RuntimeError: the lanes were closed before the last job was done.
         """
         few = list(itertools.islice(jobs, 2))
         jobs = itertools.chain(few, jobs)
         if len(self._flights) == 1 or len(few) < 2:  # one answer alone has all threads
             self._flights[0].context.threads = self._threads
-            yield from self._flights[0].run(_Jobs(jobs))
+            source = self._running = _Jobs(jobs)
+            yield from self._flights[0].run(source)
         else:
-            yield from _Race(self._flights, self._threads).run(jobs)
+            race = self._running = _Race(self._flights, self._threads)
+            yield from race.run(jobs)
+        if self._running is None:
+            raise RuntimeError("the engine was closed before the last answer was complete")
+
+    def close(self) -> None:
+        """Give up what is running, so that the contexts can be freed."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+        for flight in self._flights:
+            flight.context.close()
 
 
 class _Race:
@@ -66,16 +83,16 @@ class _Race:
         self._ended = False  # no more jobs will come
         self._error: BaseException | None = None
         self._changed = threading.Condition()
+        self._lanes = [_Lane(self, number, flight) for number, flight in enumerate(flights)]
         self.closed = False
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """See :meth:`Lanes.run`."""
-        lanes = [_Lane(self, number, flight) for number, flight in enumerate(self._flights)]
         unanswered = 0
-        for lane in lanes:
-            lane.start()
         try:
-            while True:
+            for lane in self._lanes:
+                lane.start()
+            while not self.closed:
                 while self._wants_more():
                     job = next(jobs, None)
                     unanswered += job is not None
@@ -86,10 +103,15 @@ class _Race:
                     unanswered -= 1
                     yield done
         finally:
-            with self._changed:
-                self.closed = True
-                self._changed.notify_all()
-            for lane in lanes:
+            self.close()
+
+    def close(self) -> None:
+        """Stop the lanes, whatever they are at; returns when they have."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+        for lane in self._lanes:
+            if lane.is_alive():
                 lane.join()
 
     def take(self, number: int, load: int) -> Job | None:
@@ -99,7 +121,7 @@ class _Race:
             while not self.closed:
                 if self._waiting and load == min(self._loads):
                     job = self._waiting.popleft()
-                    self._note(number, load + job.samples)
+                    self._note(number, load + 1)
                     self._changed.notify_all()
                     return job
                 if load or (self._ended and not self._waiting):

@@ -128,6 +128,17 @@ def test_what_stops_a_lane_stops_the_run(tiny_gguf: Path, monkeypatch: pytest.Mo
         assert answers(model, REQUESTS) == whole
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_engine_may_be_closed_in_the_middle_of_a_run(tiny_gguf: Path, threads: int) -> None:
+    model = engine(tiny_gguf, threads=threads)
+    stream = model.generate(REQUESTS)
+    next(stream)
+    model.close()
+    assert lanes() == []
+    with pytest.raises(RuntimeError, match="closed before the last answer"):
+        list(stream)
+
+
 def test_what_stops_the_caller_stops_the_lanes(tiny_gguf: Path) -> None:
     def source() -> Iterator[Request]:
         yield from REQUESTS[:9]
