@@ -219,14 +219,15 @@ class Flight:
         own = [entry for entry in self._parted if entry[1] in self._free]
         strand, source = max(own, key=lambda entry: entry[0].read) if own else self._parted[0]
         self._parted.remove((strand, source))
-        slot = self._first_free() if source is None or not own else source
+        slot = source if own and source else self._first_free()
         if source is None:
-            self._start(slot, strand, self._copy_prefix(slot.number))
-            return
-        if slot is not source:
-            self.context.copy(source.number, slot.number)
-        self.context.cut(slot.number, strand.read)
-        self._start(slot, strand, strand.read)
+            read = self._copy_prefix(slot.number)
+        else:
+            read = strand.read
+            if slot is not source:
+                self.context.copy(source.number, slot.number)
+            self.context.cut(slot.number, read)
+        self._start(slot, strand, read)
 
     def _first_free(self) -> _Slot:
         return min(self._free, key=_number)

@@ -1,9 +1,9 @@
 """Lanes: several flights side by side, each in a thread and a context of its own.
 
 A context whose threads work on one step together waits at hundreds of barriers a step, and at its
-end for Python, which draws the tokens. For a small model that is a third of the time. Contexts with
-one thread each wait for nobody; they share the weights. While a lane has nothing to do, the others
-have its threads.
+end for Python, which draws the tokens. For a model of 7 M parameters on two cores that is a quarter
+of the time. Contexts with one thread each wait for nobody; they share the weights. While a lane has
+nothing to do, the others have its threads.
 """
 
 from __future__ import annotations

@@ -310,8 +310,8 @@ _log_level = 0
 def library() -> Any:
     """The llama_cpp module, initialised, its log kept off the terminal."""
     # GNU OpenMP reads this as it is loaded: how often a thread looks before it sleeps at a barrier,
-    # of which a step has hundreds. By default it looks for milliseconds and burns its core, so two
-    # processes on the same cores take 30 times as long as one after the other.
+    # of which a step has hundreds. By default it looks for milliseconds and burns its core: where
+    # threads share a step, two processes on the same cores then take 30 times as long as one.
     os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
     import llama_cpp
 
