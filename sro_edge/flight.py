@@ -132,6 +132,9 @@ class Source(Protocol):
             load: strands that the flight is at work on.
         """
 
+    def note(self, load: int) -> None:
+        """Hear before every step what the flight is at work on, and what waits for its slots."""
+
 
 _number = attrgetter("number")
 
@@ -166,6 +169,7 @@ class Flight:
             yield from self._fill(jobs)
             if not self._active:
                 return
+            jobs.note(len(self._active) + len(self._parted))
             self._close_ranks()
             yield from self._step()
 

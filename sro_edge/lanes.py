@@ -26,6 +26,9 @@ class _Jobs:
     def take(self, load: int) -> Job | None:
         return next(self._jobs, None)
 
+    def note(self, load: int) -> None:
+        pass
+
     def close(self) -> None:
         """Have the flight given up."""
         self.closed = True
@@ -66,9 +69,9 @@ class Lanes:
 
     def close(self) -> None:
         """Give up what is running, so that the contexts can be freed."""
-        if self._running is not None:
-            self._running.close()
-            self._running = None
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
         for flight in self._flights:
             flight.context.close()
 
@@ -129,6 +132,11 @@ class _Race:
                 self._changed.wait()
         return None
 
+    def note(self, number: int, load: int) -> None:
+        """Note what a lane has to do."""
+        with self._changed:
+            self._note(number, load)
+
     def finish(self, job: Job) -> None:
         """Hand over a job with its answers."""
         with self._changed:
@@ -155,7 +163,9 @@ class _Race:
     def _wait(self) -> Job | None:
         """A job that is done; None as soon as another one may be taken from the caller."""
         with self._changed:
-            self._changed.wait_for(lambda: self._done or self._error or self._wants_more())
+            self._changed.wait_for(
+                lambda: self.closed or self._done or self._error or self._wants_more()
+            )
             if self._error:
                 raise self._error
             return self._done.popleft() if self._done else None
@@ -184,6 +194,9 @@ class _Lane(threading.Thread):
 
     def take(self, load: int) -> Job | None:
         return self._race.take(self._number, load)
+
+    def note(self, load: int) -> None:
+        self._race.note(self._number, load)
 
     def run(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from sro_edge.detoxifier import Detoxifier, Request
 from sro_edge.errors import ModelError
+from sro_edge.lanes import _Race
 from sro_edge.llama import Context
 from sro_edge.prompt import SMALL_TEMPLATE
 
@@ -81,17 +83,25 @@ def test_a_lane_has_a_thread_and_eight_slots_at_least(
         assert sum(len(flight._slots) for flight in model._flights) == model.slots
 
 
-def test_idle_lanes_lend_their_threads(tiny_gguf: Path, decoded: dict[Context, list[int]]) -> None:
-    long = Request(0, "thanks " * 8, max_new_tokens=24)
-    short = Request(1, "silly", max_new_tokens=1)
+def test_one_answer_alone_has_all_threads(
+    tiny_gguf: Path, decoded: dict[Context, list[int]]
+) -> None:
     with engine(tiny_gguf) as model:
-        answers(model, [long])
-        assert {n for steps in decoded.values() for n in steps} == {3}  # one answer alone has all
-        decoded.clear()
-        answers(model, [long, short])
-    longest = max(decoded.values(), key=len)
-    assert longest[-1] == 3
-    assert all(1 <= n <= 3 for steps in decoded.values() for n in steps)
+        answers(model, REQUESTS[:1])
+    assert {n for steps in decoded.values() for n in steps} == {3}
+
+
+def test_idle_lanes_lend_their_threads(tiny_gguf: Path) -> None:
+    with engine(tiny_gguf) as model:
+        race = _Race(model._flights, 3)
+        contexts = [flight.context for flight in model._flights]
+        loads = [(0, 4), (2, 1), (2, 2), (1, 1), (0, 0), (2, 0)]
+        shares = []
+        for lane, load in loads:
+            race._note(lane, load)
+            busy = [n for n, load in enumerate(race._loads) if load]
+            shares.append([contexts[n].threads for n in busy])
+    assert shares == [[3], [2, 1], [2, 1], [1, 1, 1], [2, 1], [3]]
 
 
 def test_requests_are_read_in_the_callers_thread_as_slots_fall_free(tiny_gguf: Path) -> None:
@@ -137,6 +147,17 @@ def test_an_engine_may_be_closed_in_the_middle_of_a_run(tiny_gguf: Path, threads
     assert lanes() == []
     with pytest.raises(RuntimeError, match="closed before the last answer"):
         list(stream)
+
+
+def test_an_engine_may_be_closed_by_another_thread(tiny_gguf: Path) -> None:
+    model = engine(tiny_gguf)
+    later = threading.Timer(0.05, model.close)
+    later.start()
+    with pytest.raises(RuntimeError, match="closed before the last answer"):
+        for _ in model.generate(itertools.cycle(REQUESTS)):
+            pass
+    later.join()
+    assert lanes() == []
 
 
 def test_what_stops_the_caller_stops_the_lanes(tiny_gguf: Path) -> None:
