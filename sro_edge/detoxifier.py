@@ -163,6 +163,7 @@ class Detoxifier:
 
         Raises:
             ModelError: llama.cpp refused a batch.
+            RuntimeError: it is generating already, or was closed before the last answer.
         """
         if self._closed or self._running:
             state = "is closed" if self._closed else "is already generating"

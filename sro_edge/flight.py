@@ -257,18 +257,18 @@ class Flight:
         self.context.copy(holder, sequence)
         return len(self._prefix)
 
-    def _step(self) -> Iterator[Job]:
-        """Feed what the slots have to feed, give samples their tokens; yield jobs that are done."""
+    def _step(self) -> list[Job]:
+        """Feed what the slots have to feed, give samples their tokens; the jobs then done."""
         started = time.perf_counter()
         ready = self._feed_fixed() if self._fixed else self._feed()
         logits = self.context.decode()
         if len(logits) > len(ready) and self._fixed:  # rows of idle slots, too
             logits = logits[[slot.number for slot in ready]]
-        for slot, drawn in zip(ready, _draw(ready, logits), strict=True):
-            yield from self._take(slot, drawn)
+        taken = [self._take(*entry) for entry in zip(ready, _draw(ready, logits), strict=True)]
         batch = self.context.batch
         if batch.rows == batch.tokens:  # no prompt was read
             self._depth.took(batch.tokens, time.perf_counter() - started)
+        return [job for job in taken if job]
 
     def _feed(self) -> list[_Slot]:
         """Fill the batch, answers before prompts; return the slots that get logits, in order."""
@@ -319,8 +319,8 @@ class Flight:
                 batch.add([0], 0, number, rows=1)
         return self._active[:]
 
-    def _take(self, slot: _Slot, drawn: dict[int, list[int]]) -> Iterator[Job]:
-        """Give each sample its tokens, up to the first that no guess led to; yield a job then done.
+    def _take(self, slot: _Slot, drawn: dict[int, list[int]]) -> Job | None:
+        """Give each sample its tokens, up to the first that no guess led to; the job, if then done.
 
         Samples that drew the same go on together: those that came farthest in this slot, which may
         have read wrong guesses; for the others a slot is to be found.
@@ -353,8 +353,7 @@ class Flight:
             self._active.remove(slot)
             self._free.append(slot)
             slot.held = job.prompt if self.context.model.can_cut and not self._fixed else []
-        if len(job.answers) == job.samples:
-            yield job
+        return job if len(job.answers) == job.samples else None
 
 
 def _draw(slots: Sequence[_Slot], logits: Floats) -> Iterator[dict[int, list[int]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,20 @@ def test_the_prefix_of_all_prompts_is_read_once(
     with engine(small_gguf, CHATTY, slots=1, max_prompt_tokens=160) as model:
         model._flights[0]._prefix = []
         assert answers(model, requests) == found
+
+
+def test_what_the_caller_does_between_answers_is_no_cost_of_a_step(
+    small_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs: list[float] = []
+    clock = 0.0
+    monkeypatch.setattr("sro_edge.flight.time", SimpleNamespace(perf_counter=lambda: clock))
+    monkeypatch.setattr(Depth, "took", lambda self, tokens, seconds: costs.append(seconds))
+    with engine(small_gguf, slots=3) as model:
+        for _ in model.generate([Request(n, c) for n, c in enumerate(COMMENTS)]):
+            clock += 1000.0
+    assert len(costs) > len(COMMENTS)
+    assert set(costs) == {0.0}
 
 
 def test_a_run_given_up_half_way_leaves_nothing_behind(small_gguf: Path) -> None:
