@@ -14,6 +14,7 @@ from sro_edge.headers import check_onnx
 from sro_edge.machine import physical_cores
 
 CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
 Piece = tuple[int, list[int]]  # number of a text, and token ids of a part of it
 
 
@@ -61,8 +62,12 @@ def load_session(file: Path, threads: int | None, device: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     check_onnx(file)
     providers = _providers(ort, device)
+    # On a CPU the fused kernel takes ten times as long as the addition and the normalisation apart.
+    unfused = ["SkipLayerNormFusion"] if providers == [_CPU] else []
     try:
-        session = ort.InferenceSession(file, options, providers=providers)
+        session = ort.InferenceSession(
+            file, options, providers=providers, disabled_optimizers=unfused
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise BundleError(
             f"{file} cannot be loaded by ONNX Runtime: {error}; export the bundle again"
@@ -86,4 +91,4 @@ def _providers(ort: Any, device: str) -> list[str]:
             "uninstall onnxruntime && pip install \"sro-edge[gpu]\"  or use device 'cpu'"
         )
     wanted = [CUDA] if cuda and device != "cpu" else []
-    return [*wanted, "CPUExecutionProvider"]
+    return [*wanted, _CPU]

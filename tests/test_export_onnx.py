@@ -24,6 +24,7 @@ from sro_edge.export.probes import AWKWARD, COMMENTS
 from sro_edge.export.proof_onnx import pick_threshold, prove_screener
 from sro_edge.export.runs import open_run
 from sro_edge.export.screener_graph import Screener, find_toxic, load_screener
+from sro_edge.onnx_session import load_session
 from sro_edge.screener import SCREEN_TOLERANCE
 from sro_edge.screener import Screener as Runtime
 from sro_edge.training.labels import is_multi_label
@@ -213,6 +214,24 @@ def test_onnx_runtime_folds_int8_rows_into_fp32(written: dict[str, Path], tmp_pa
     for a, b in zip(alone, batch, strict=True):
         np.testing.assert_allclose(a[0], b[0], atol=1e-6)
     assert np.linalg.norm(batch[2], axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_normalisation_is_not_fused_with_the_addition(
+    written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's fused kernel is slow on a CPU, and it ignores names that it does not know."""
+    import onnxruntime
+
+    class Options(onnxruntime.SessionOptions):
+        def __init__(self) -> None:
+            super().__init__()
+            self.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    load_session(written["fp32"] / "model.onnx", 1, "cpu")
+    kinds = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert "LayerNormalization" in kinds
+    assert "SkipLayerNormalization" not in kinds
 
 
 def test_graph_holds_no_paths_of_this_machine(written: dict[str, Path]) -> None:
