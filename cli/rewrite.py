@@ -21,6 +21,12 @@ from sro_edge.stores import Place
     help="Rounds: one greedy, then sampled, before words are deleted [default: 3].",
 )
 @click.option(
+    "--samples",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Candidates of a sampled round: more reword better and slower [default: the bundle's].",
+)
+@click.option(
     "--on-unresolved",
     type=click.Choice(["null", "mask", "keep"]),
     default="null",
@@ -62,6 +68,7 @@ def rewrite(
     restart: bool,
     quiet: bool,
     max_attempts: int | None,
+    samples: int | None,
     on_unresolved: str,
     abstain: float | str | None,
     seed: int,
@@ -129,6 +136,7 @@ def rewrite(
         ray_gpus=ray_gpus,
         threshold=threshold,
         max_attempts=max_attempts,
+        samples=samples,
         on_unresolved=on_unresolved,
         abstain=abstain,
         seed=seed,

@@ -85,11 +85,14 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How candidates are drawn once the greedy one has failed."""
+    """How candidates are drawn once the greedy one has failed.
 
-    samples: int = 8
-    temperature: float = 0.9
-    top_p: float = 0.95
+    Many and odd ones: screener, meaning and fluency choose among them (default_bundle.md, step 15).
+    """
+
+    samples: int = 16
+    temperature: float = 1.1
+    top_p: float = 0.97
     max_new_tokens: int = 128
 
     def __post_init__(self) -> None:

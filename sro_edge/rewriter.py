@@ -50,6 +50,7 @@ class Rewriter:
         thresholds: what a rewrite must reach; default: the bundle's.
         max_attempts: generation rounds: the first greedy, the others sampled best-of-n; after
             them the toxic words are deleted, and what then still fails is unresolved.
+        samples: candidates that a sampled round draws, 1 to 256; default: the bundle's.
         on_unresolved: text of an unresolved comment: ``null``, ``mask`` or ``keep``.
         seed: of the sampling.
         first_stage: clears comments before the screener sees them; None for none.
@@ -68,6 +69,7 @@ class Rewriter:
         *,
         thresholds: Thresholds | None = None,
         max_attempts: int = 3,
+        samples: int | None = None,
         on_unresolved: str = "null",
         seed: int = 0,
         first_stage: FirstStage | None = None,
@@ -80,6 +82,9 @@ class Rewriter:
         self.bundle, self.screener, self.detoxifier = bundle, screener, detoxifier
         self.first_stage, self.abstainer = first_stage, abstainer
         self.thresholds = thresholds or bundle.thresholds
+        self.sampling = bundle.sampling
+        if samples is not None:
+            self.sampling = dataclasses.replace(bundle.sampling, samples=samples)
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
         self.lexicon = bundle.lexicon()
         self._begin()
@@ -94,6 +99,7 @@ class Rewriter:
         *,
         threshold: float | None = None,
         max_attempts: int | None = None,
+        samples: int | None = None,
         on_unresolved: str = "null",
         seed: int = 0,
         threads: int | None = None,
@@ -108,6 +114,7 @@ class Rewriter:
             bundle: a :class:`Bundle` or its folder.
             threshold: highest toxicity that passes, in place of the bundle's.
             max_attempts: generation rounds (default 3).
+            samples: see :class:`Rewriter`.
             on_unresolved: see :class:`Rewriter`.
             seed: of the sampling.
             threads: CPU threads (default: one per physical core).
@@ -146,6 +153,7 @@ class Rewriter:
             detoxifier,
             thresholds=thresholds,
             max_attempts=3 if max_attempts is None else max_attempts,
+            samples=samples,
             on_unresolved=on_unresolved,
             seed=seed,
             first_stage=stage,
@@ -160,6 +168,7 @@ class Rewriter:
             "bundle_digest": self.bundle.digest,
             "thresholds": dataclasses.asdict(self.thresholds),
             "max_attempts": self.max_attempts,
+            "samples": self.sampling.samples,
             "on_unresolved": self.on_unresolved,
             "seed": self.seed,
             "cascade": stated(self.first_stage),
@@ -263,7 +272,7 @@ class Rewriter:
         texts = list(dict.fromkeys(p.text for p in pieces))
         if engine == "delete":
             return deletions(texts, self.lexicon, self._scores.score, self.thresholds)
-        sampling = self.bundle.sampling
+        sampling = self.sampling
         greedy = engine == "greedy"
         requests = [
             Request(

@@ -90,6 +90,7 @@ def test_rewrite(comments: Path, fake: FakeRewriter) -> None:
         "bundle": None,
         "threshold": 0.25,
         "max_attempts": None,
+        "samples": None,
         "on_unresolved": "mask",
         "seed": 7,
         "threads": None,

@@ -251,6 +251,14 @@ def test_identical_comments_are_rewritten_once() -> None:
     assert {r.text for r in found} == {"you are wrong"}
 
 
+@pytest.mark.parametrize(("asked", "drawn"), [(None, 4), (9, 9)])
+def test_samples_are_the_bundles_or_as_many_as_asked_for(asked: int | None, drawn: int) -> None:
+    engine = rewriter(lambda prompt, greedy: ["still stupid"], samples=asked)
+    list(engine.rewrite(["you idiot"]))
+    assert [r.samples for r in engine.detoxifier.requests] == [1, drawn, drawn]  # type: ignore[attr-defined]
+    assert engine.settings()["samples"] == drawn
+
+
 def test_spans_are_remembered_where_asked() -> None:
     """Each attempt has its own answers, the oldest go first, and the outcome stays the same."""
     calls = (["see an idiot"], ["so stupid. see an idiot"], ["see an idiot. so stupid"])
@@ -276,7 +284,9 @@ def test_rewriting_is_lazy() -> None:
     assert next(rewriter(lambda p, greedy: []).rewrite(endless())).status == "clean"
 
 
-@pytest.mark.parametrize("options", [{"max_attempts": 0}, {"on_unresolved": "drop"}])
+@pytest.mark.parametrize(
+    "options", [{"max_attempts": 0}, {"on_unresolved": "drop"}, {"samples": 0}, {"samples": 257}]
+)
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"max_attempts|on_unresolved"):
+    with pytest.raises(ValueError, match=r"max_attempts|on_unresolved|samples"):
         rewriter(lambda p, greedy: [], **options)
