@@ -11,8 +11,8 @@ bundle is what it is. Rivals run in turns, A B A B; the medians of the ratios ar
     transformers   `generate` in batches of 32 sorted by length, fp32, against the engine in fp32
     llama-server   as many parallel slots as the engine, over HTTP with as many connections
     ceiling        the same model evaluating full batches of as many sequences, one context for each
-                   thread, with logits asked of the same share of tokens: what no engine can pass
-                   without guessing
+                   thread, behind as many earlier tokens as the engine's have on average and with
+                   logits asked of the same share of them: what no engine can pass without guessing
 
 `--parts` picks some of them. The last line on stdout is one JSON object, which takes
 its model's place in the list in `--out`.
@@ -76,7 +76,8 @@ def main() -> None:
             "engine": _engine(work, small, options),
         }
         races["quantized"] = race(rivals, len(work.comments), options.rounds)
-        ceiling = _ceiling(small, work, options)
+        answers = rivals["engine"]() - sum(map(len, work.prompts))
+        ceiling = _ceiling(small, work, answers, options)
         races["quantized"]["ceiling"] = ceiling
         speed = races["quantized"]["tokens_per_s"]["engine without lookup"]
         races["quantized"]["share_of_ceiling"] = round(speed / ceiling, 3)
@@ -193,25 +194,37 @@ def _loop(work: Work, model: Path, threads: int) -> Rival:
     return run
 
 
-def _ceiling(model: Path, work: Work, options: argparse.Namespace) -> float:
-    """Tokens a second of full batches, logits asked of as many tokens as in the engine."""
+def _ceiling(model: Path, work: Work, answers: int, options: argparse.Namespace) -> float:
+    """Tokens a second of full batches, where comments have so many tokens of ``answers``."""
     from concurrent.futures import ThreadPoolExecutor
 
-    answers = sum(work.limits)
-    share = answers / (answers + sum(map(len, work.prompts)))
+    part = answers / sum(work.limits)  # of its limit, that an answer takes
+    lengths = [len(p) + part * limit for p, limit in zip(work.prompts, work.limits, strict=True)]
+    share = answers / sum(lengths)
     each = _BATCH // options.slots
+    middle = sum(length * length for length in lengths) / (2 * sum(lengths))
+    earlier = max(0, round(middle - each / 2))
     loaded = Model(model, device="cpu")
+    longest = max(256, earlier + each)
     contexts = [
-        Context(loaded, threads=1, sequences=options.slots, longest=max(256, each), rows=_BATCH)
+        Context(loaded, threads=1, sequences=options.slots, longest=longest, rows=_BATCH)
         for _ in range(options.threads)
     ]
+
+    def tokens(sequence: int, many: int) -> list[int]:
+        return [10 + (7 * sequence + place) % 500 for place in range(many)]
 
     def fill(context: Context) -> None:
         context.batch.clear()
         for sequence in range(options.slots):
-            context.drop(sequence)
-            tokens = [10 + (7 * sequence + place) % 500 for place in range(each)]
-            context.batch.add(tokens, 0, sequence, rows=round(share * each))
+            context.cut(sequence, earlier)
+            context.batch.add(tokens(sequence, each), earlier, sequence, rows=round(share * each))
+
+    for context in contexts:
+        for sequence in range(options.slots):
+            context.batch.clear()
+            context.batch.add(tokens(sequence, earlier), 0, sequence, rows=0)
+            context.decode()
 
     times = []
     with ThreadPoolExecutor(options.threads) as pool:
