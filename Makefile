@@ -62,15 +62,22 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 		--pairs runs/pairs-3.parquet --tokens 4000000 --seed 5 -o runs/refined-2
 	$(BIN)/sro-edge train --recipe recipes/distilled.toml --policy runs/refined-2 \
 		--pairs runs/pairs-3.parquet --pairs-epochs 1.5 -o runs/polished-2
-	$(BIN)/sro-edge average runs/polished runs/polished-2 -o runs/final
+	$(BIN)/sro-edge average runs/polished runs/polished-2 -o runs/mean
+	$(BIN)/sro-edge export runs/mean --screener runs/screener -o runs/fourth --overwrite
+	$(BIN)/sro-edge distill --bundle runs/fourth --samples 32 $(SEARCH) -o runs/pairs-4.parquet
+	$(BIN)/sro-edge warm-start --recipe recipes/refined.toml --init runs/mean \
+		--pairs runs/pairs-4.parquet --tokens 6000000 --seed 11 -o runs/refined-3
+	$(BIN)/sro-edge train --recipe recipes/distilled.toml --policy runs/refined-3 \
+		--pairs runs/pairs-4.parquet --pairs-epochs 1.5 -o runs/polished-3
+	$(BIN)/sro-edge average runs/mean runs/polished-3 -o runs/final
 	$(BIN)/sro-edge train-first-stage --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge train-abstain --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/final --screener runs/screener -o runs/bundle \
-		--first-stage runs/first-stage --abstain runs/abstain --name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
+		--gguf q4_0 --onnx --first-stage runs/first-stage --abstain runs/abstain --name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
 	cp -r runs/bundle/. sro_edge/default_bundle/
 
 # Policies are judged greedily and ungated, where their runs are at hand.
-POLICIES := $(foreach run,warm-start sro distilled refined polished polished-2 final,\
+POLICIES := $(foreach run,warm-start sro distilled refined polished polished-2 mean polished-3 final,\
 	$(if $(wildcard runs/$(run)/run.json),--policy $(run)=runs/$(run)))
 
 evaluation: $(VENV)/.dev  ## judge the embedded bundle beside the baselines, with runs/judges
