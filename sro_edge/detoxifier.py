@@ -126,19 +126,19 @@ class Detoxifier:
         self.max_new_tokens = max_new_tokens
         self._model = Model(Path(path), device=device)
         self._running = self._closed = False
-        prefix = self.tokenize(template.prefix, True)
-        self._frame = len(prefix), len(self.tokenize(template.suffix, True))
+        self._prefix = self.tokenize(template.prefix, True)
+        self._suffix = self.tokenize(template.suffix, True)
         lanes = 1
         if not deterministic and not self._model.on_gpu:
             lanes = max(1, min(threads, slots // _LEAST_LANE, _MOST_LANES))
         guess = lookup and self._model.can_cut and not deterministic
         self._flights = [
-            self._flight(prefix, slots // lanes + (n < slots % lanes), guess, deterministic)
+            self._flight(slots // lanes + (n < slots % lanes), guess, deterministic)
             for n in range(lanes)
         ]
         self._lanes = Lanes(self._flights, threads)
 
-    def _flight(self, prefix: list[int], slots: int, guess: bool, fixed: bool) -> Flight:
+    def _flight(self, slots: int, guess: bool, fixed: bool) -> Flight:
         """A flight with a context of its own."""
         rows = max(64, 2 * slots)  # answers and guesses of one step
         context = Context(
@@ -149,7 +149,7 @@ class Detoxifier:
             rows=rows + slots,
         )
         depth = Depth(rows if guess else 0)
-        return Flight(context, depth, prefix=prefix, slots=slots, fixed=fixed)
+        return Flight(context, depth, prefix=self._prefix, slots=slots, fixed=fixed)
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Token ids of ``text``; control tokens in it are recognised only on ``parse_special``."""
@@ -197,9 +197,8 @@ class Detoxifier:
 
     def _prepare(self, request: Request) -> Job:
         """The request with its tokens; with no samples where they are too many, or none at all."""
-        prompt = self.template.encode(request.prompt, self.tokenize)
-        before, after = self._frame
-        comment = prompt[before : len(prompt) - after]
+        comment = self.template.encode_text(request.prompt, self.tokenize)
+        prompt = [*self._prefix, *comment, *self._suffix]
         fits = comment and len(prompt) <= self.max_prompt_tokens
         limit = min(request.max_new_tokens or self.max_new_tokens, self.max_new_tokens)
         return Job(
