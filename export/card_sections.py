@@ -151,7 +151,7 @@ def weakest_sources(record: dict[str, Any], count: int = 2) -> list[str]:
 
 
 def settings(record: dict[str, Any]) -> str:
-    """Every figure and setting of a ``run.json``, as a table."""
+    """Every figure and setting of a ``run.json``, as a table; of lists of records their length."""
     return table(["setting or figure", "value"], _flat(record, ""))
 
 
@@ -181,6 +181,8 @@ def _flat(record: dict[str, Any], prefix: str) -> list[list[Any]]:
     for key, value in record.items():
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{key} / ")
+        elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
+            rows.append([prefix + key, f"list of {len(value)}, in `bundle.json`"])
         else:
             rows.append([prefix + key, value])
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sro_edge.export.card import assembled_card, bound_text, model_card
+from sro_edge.export.card_sections import settings
 
 POLICY: dict[str, Any] = {
     "kind": "sro",
@@ -89,6 +90,12 @@ def test_card_of_an_assembled_bundle_claims_no_proof() -> None:
     assert "is not proven" in text
     assert "| name | x |" in text
     assert "Proof of the export" not in text
+
+
+def test_lists_of_records_are_left_to_the_manifest() -> None:
+    shown = settings({"steps": 3, "pairs": {"rounds": [{"samples": 8}, {"samples": 6}]}})
+    assert "| steps | 3 |" in shown
+    assert "| pairs / rounds | list of 2, in `bundle.json` |" in shown
 
 
 def test_bounds_read_as_people_write_them() -> None:
