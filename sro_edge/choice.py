@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sro_edge.guards import is_degenerate, is_refusal, survives
+from sro_edge.made_up import makes_up
 from sro_edge.screener import Scores, passes
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from sro_edge.job import Piece
 
 _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
+_LAST = 1e-3  # what is left of the worth of an answer that is taken only where there is no other
 _RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
 
 
@@ -20,12 +22,13 @@ class Choice:
     """Takes the best candidate by (1 - toxicity)^3 x similarity x fluency, of those that pass.
 
     The cube, for another judge calls clean what is far below the threshold, not just below it; a
-    risky answer, close to it, is the best only where all are.
+    risky answer, close to it or with a word that is made up, is the best only where all are.
 
     Args:
         thresholds: what a candidate must reach.
         leaks: whether a candidate repeats the prompt around the piece.
         score: the screener.
+        knows: whether it has a token for a word.
     """
 
     def __init__(
@@ -33,8 +36,9 @@ class Choice:
         thresholds: Thresholds,
         leaks: Callable[[str, str], bool],
         score: Callable[[Sequence[str]], Scores],
+        knows: Callable[[str], bool],
     ) -> None:
-        self._thresholds, self._leaks, self._score = thresholds, leaks, score
+        self._thresholds, self._leaks, self._score, self._knows = thresholds, leaks, score, knows
 
     def take(
         self,
@@ -66,6 +70,8 @@ class Choice:
                 piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
                 value, reason = self._value(scores, row[piece.text], row[answer], engine)
+                if makes_up(answer, piece.text, self._knows):
+                    value *= _LAST
                 if value > piece.worth:
                     piece.worth, piece.answer, piece.engine = value, answer, engine
                 elif reason == "meaning":
@@ -78,7 +84,10 @@ class Choice:
         answers = self._score([str(piece.answer) for piece in pieces])
         before = self._score([piece.text for piece in pieces])
         for i, piece in enumerate(pieces):
-            piece.doubtful = engine != "delete" and self._is_risky(float(answers.toxicity[i]))
+            piece.doubtful = engine != "delete" and (
+                self._is_risky(float(answers.toxicity[i]))
+                or makes_up(str(piece.answer), piece.text, self._knows)
+            )
         if sampled and before.fluency is not None and answers.fluency is not None:
             for piece, fall in zip(pieces, before.fluency - answers.fluency, strict=True):
                 piece.doubtful |= bool(fall > _LESS_FLUENT)
@@ -96,7 +105,7 @@ class Choice:
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self._thresholds.toxicity):
             return 0.0, "toxic"
-        value = (1.0 - toxicity) ** 3 * (1e-3 if self._is_risky(toxicity) else 1.0)
+        value = (1.0 - toxicity) ** 3 * (_LAST if self._is_risky(toxicity) else 1.0)
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
             if similarity < self._thresholds.similarity:

@@ -84,6 +84,7 @@ class Vocabulary:
     _UNKNOWN = 15.0  # of a character that no token has
     _SPACE = 0.5  # of one more word
     _LONGEST_TOKEN = 16
+    _ENOUGH = 15_000  # words, from which on a vocabulary holds most that people write
 
     def __init__(self, ids: Mapping[str, int], normalise: Callable[[str], str] = str) -> None:
         marked = any(t[:1] in "Ġ▁" for t in ids if t)
@@ -98,6 +99,10 @@ class Vocabulary:
                 table, key = self._first if begins else self._later, text.lower()
                 table[key] = min(table.get(key, math.inf), math.log(number + 2))
         self._normalise = normalise
+
+    def has(self, word: str) -> bool:
+        """Whether a word in lower case is a token of its own, or there are too few to tell."""
+        return word in self._first or len(self._first) < self._ENOUGH
 
     def cost(self, word: str) -> float:
         """Cost of ``word`` as one word."""

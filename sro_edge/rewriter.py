@@ -227,7 +227,8 @@ class Rewriter:
     def _begin(self) -> None:
         """Forget the scores of the last chunk."""
         self._scores = ScoreCache(self.screener)
-        self._choice = Choice(self.thresholds, self.bundle.prompt.leaks, self._scores.score)
+        leaks, knows = self.bundle.prompt.leaks, self.screener.knows
+        self._choice = Choice(self.thresholds, leaks, self._scores.score, knows)
 
     def _find_pieces(self, jobs: Sequence[Job]) -> None:
         """Start every job with its failing sentences, or with the worst one."""

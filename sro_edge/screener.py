@@ -96,7 +96,9 @@ class Screener:
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
-        self._deobfuscator = Deobfuscator(_vocabulary(self._tokenizer)) if deobfuscate else None
+        vocabulary = _vocabulary(self._tokenizer)
+        self.knows = vocabulary.has
+        self._deobfuscator = Deobfuscator(vocabulary) if deobfuscate else None
         self._session = load_session(folder / "model.onnx", threads, device)
         on_gpu = CUDA in self._session.get_providers()
         self._batch_tokens = batch_tokens or (16_384 if on_gpu else 512)

@@ -22,7 +22,7 @@ RUDE = {"idiot": 2.0, "stupid": 2.0}
 class WordScreener:
     """Toxic where a rude word stands; 'odd' is unfluent; texts about cats mean something else.
 
-    'Harsh' is nearly toxic, and 'flat' less fluent than other words.
+    'Harsh' is nearly toxic, 'flat' less fluent than other words, and 'blorp' no word.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,9 @@ class WordScreener:
 
     def reveal(self, text: str) -> str:
         return text.replace("1d10t", "idiot")
+
+    def knows(self, word: str) -> bool:
+        return "blorp" not in word
 
     def score(self, texts: Sequence[str]) -> Scores:
         self.calls.append(list(texts))
@@ -112,6 +115,7 @@ def test_sampling_follows_a_failed_greedy_answer() -> None:
     ("greedy", "samples", "text", "engine"),
     [
         ("a harsh plan", ["a harsh idea", "a poor plan"], "a poor plan", "sample"),
+        ("a blorp plan", ["a blorp idea", "a flat plan"], "a flat plan", "sample"),
         ("a harsh plan", ["a harsh idea"], "a plan", "delete"),
         ("a harsh plan", ["odd words"], "a plan", "delete"),
         ("a flat plan", ["a poor plan"], "a poor plan", "sample"),
