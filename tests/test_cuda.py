@@ -60,9 +60,9 @@ def onnx_build(monkeypatch: pytest.MonkeyPatch, *, starts: bool) -> list[list[st
     asked: list[list[str]] = []
 
     class Session(ort.InferenceSession):  # type: ignore[misc]
-        def __init__(self, file: Path, options: Any, providers: list[str]) -> None:
+        def __init__(self, file: Path, options: Any, providers: list[str], **more: Any) -> None:
             asked.append(providers)
-            super().__init__(file, options, providers=[CPU])
+            super().__init__(file, options, providers=[CPU], **more)
 
         def get_providers(self) -> list[str]:
             return asked[-1] if starts else [CPU]
