@@ -87,7 +87,8 @@ class Thresholds:
 class Sampling:
     """How candidates are drawn once the greedy one has failed.
 
-    Many and odd ones: screener, meaning and fluency choose among them (default_bundle.md, step 15).
+    Many and odd ones: screener, meaning and fluency choose among them
+    (`benchmarks/results/default_bundle.md`, step 15).
     """
 
     samples: int = 16

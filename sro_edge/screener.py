@@ -96,9 +96,8 @@ class Screener:
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
-        vocabulary = _vocabulary(self._tokenizer)
-        self.knows = vocabulary.has
-        self._deobfuscator = Deobfuscator(vocabulary) if deobfuscate else None
+        self._vocabulary = _vocabulary(self._tokenizer)
+        self._deobfuscator = Deobfuscator(self._vocabulary) if deobfuscate else None
         self._session = load_session(folder / "model.onnx", threads, device)
         on_gpu = CUDA in self._session.get_providers()
         self._batch_tokens = batch_tokens or (16_384 if on_gpu else 512)
@@ -145,6 +144,10 @@ class Screener:
         """How many tokens there are."""
         count: int = self._tokenizer.get_vocab_size()
         return count
+
+    def knows(self, word: str) -> bool:
+        """Whether a word in lower case is one token, or the tokenizer has too few words to tell."""
+        return self._vocabulary.has(word)
 
     def reveal(self, text: str) -> str:
         """``text`` with its disguised words as a reader sees them (:mod:`sro_edge.disguise`)."""
