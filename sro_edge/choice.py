@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from sro_edge.job import Piece
 
 _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
-_LAST = 1e-3  # what is left of the worth of an answer that is taken only where there is no other
+_LAST = 1e-3  # what one flaw leaves of the worth of an answer: it is taken where there is no better
 _RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
 
 
 class Choice:
     """Takes the best candidate by (1 - toxicity)^3 x similarity x fluency, of those that pass.
 
-    The cube, for another judge calls clean what is far below the threshold, not just below it; a
-    risky answer, close to it or with a word that is made up, is the best only where all are.
+    The cube, for another judge calls clean what is far below the threshold, not just below it; an
+    answer close to it, or with a word that is made up, is the best only where all are.
 
     Args:
         thresholds: what a candidate must reach.
@@ -69,9 +69,7 @@ class Choice:
             if sound[piece.text] and not usable[piece.text]:
                 piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
-                value, reason = self._value(scores, row[piece.text], row[answer], engine)
-                if makes_up(answer, piece.text, self._knows):
-                    value *= _LAST
+                value, reason = self._value(scores, row, piece.text, answer, engine)
                 if value > piece.worth:
                     piece.worth, piece.answer, piece.engine = value, answer, engine
                 elif reason == "meaning":
@@ -79,33 +77,34 @@ class Choice:
         self._doubt([piece for piece in pieces if piece.answer], engine, sampled)
 
     def _doubt(self, pieces: Sequence[Piece], engine: str, sampled: bool) -> None:
-        """Mark the pieces whose answer is worth another round: risky, or, where samples are to
-        come, clearly less fluent than the piece."""
+        """Mark the pieces whose answer is worth another round: a last choice, or, where samples
+        are to come, clearly less fluent than the piece."""
         answers = self._score([str(piece.answer) for piece in pieces])
         before = self._score([piece.text for piece in pieces])
-        for i, piece in enumerate(pieces):
-            piece.doubtful = engine != "delete" and (
-                self._is_risky(float(answers.toxicity[i]))
-                or makes_up(str(piece.answer), piece.text, self._knows)
-            )
+        for piece, toxicity in zip(pieces, answers.toxicity.tolist(), strict=True):
+            flaws = self._flaws(str(piece.answer), piece.text, toxicity)
+            piece.doubtful = engine != "delete" and flaws > 0
         if sampled and before.fluency is not None and answers.fluency is not None:
             for piece, fall in zip(pieces, before.fluency - answers.fluency, strict=True):
                 piece.doubtful |= bool(fall > _LESS_FLUENT)
 
-    def _is_risky(self, toxicity: float) -> bool:
-        return toxicity > self._thresholds.toxicity * _RISKY
+    def _flaws(self, answer: str, text: str, toxicity: float) -> int:
+        """How much speaks for taking an answer only where there is no better one."""
+        risky = toxicity > self._thresholds.toxicity * _RISKY
+        return risky + makes_up(answer, text, self._knows)
 
     def _value(
-        self, scores: Scores, before: int, after: int, engine: str
+        self, scores: Scores, row: Mapping[str, int], text: str, answer: str, engine: str
     ) -> tuple[float, str | None]:
         """Worth of a candidate, or 0 with the reason why it does not pass.
 
         Deleted words leave holes: the last resort is asked for toxicity and meaning only.
         """
+        before, after = row[text], row[answer]
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self._thresholds.toxicity):
             return 0.0, "toxic"
-        value = (1.0 - toxicity) ** 3 * (_LAST if self._is_risky(toxicity) else 1.0)
+        value = (1.0 - toxicity) ** 3 * _LAST ** self._flaws(answer, text, toxicity)
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
             if similarity < self._thresholds.similarity:

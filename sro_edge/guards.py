@@ -26,7 +26,8 @@ _WORDED = re.compile(
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(r"\b(a|an)(\s+)([a-z]{2,})", re.IGNORECASE)
-_ENDINGS = frozenset("s es d ed r er ing ly y n st est ity 's".split())
+FORMS = ("s", "es", "d", "ed", "r", "er", "ing", "ly", "y", "n")  # endings of a word's forms
+_ENDINGS = frozenset([*FORMS, "st", "est", "ity", "'s"])
 _TYPOGRAPHY = str.maketrans(dict.fromkeys("“”„‘’«»–—…", " "))
 _REFUSAL = re.compile(
     r"\b(?:as an ai|language model|i (?:can(?:no|')t|am unable to|won't) "

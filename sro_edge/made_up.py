@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from sro_edge.guards import FORMS
+
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _BEFORE = ("un", "dis", "over", "in", "mis", "non", "re")
-_AFTER = ("s", "es", "d", "ed", "r", "er", "ing", "ly", "y", "n", "ish", "less", "ful", "ness")
+_AFTER = (*FORMS, "ish", "less", "ful", "ness")
 
 
 def makes_up(answer: str, comment: str, knows: Callable[[str], bool]) -> bool:

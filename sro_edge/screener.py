@@ -7,6 +7,7 @@ disguised words is read a second time without the disguise, and the higher toxic
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import unicodedata
@@ -96,7 +97,6 @@ class Screener:
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
-        self._vocabulary = _vocabulary(self._tokenizer)
         self._deobfuscator = Deobfuscator(self._vocabulary) if deobfuscate else None
         self._session = load_session(folder / "model.onnx", threads, device)
         on_gpu = CUDA in self._session.get_providers()
@@ -144,6 +144,12 @@ class Screener:
         """How many tokens there are."""
         count: int = self._tokenizer.get_vocab_size()
         return count
+
+    @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
+        normalizer = self._tokenizer.normalizer
+        normalise = normalizer.normalize_str if normalizer else str
+        return Vocabulary(self._tokenizer.get_vocab(), normalise)
 
     def knows(self, word: str) -> bool:
         """Whether a word in lower case is one token, or the tokenizer has too few words to tell."""
@@ -333,8 +339,3 @@ def _load_tokenizer(file: Path) -> Any:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # "[SEP]" inside a comment is plain text
     return tokenizer
-
-
-def _vocabulary(tokenizer: Any) -> Vocabulary:
-    normalizer = tokenizer.normalizer
-    return Vocabulary(tokenizer.get_vocab(), normalizer.normalize_str if normalizer else str)
