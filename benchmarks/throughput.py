@@ -76,7 +76,7 @@ def main() -> None:
             "engine": _engine(work, small, options),
         }
         races["quantized"] = race(rivals, len(work.comments), options.rounds)
-        answers = rivals["engine"]() - sum(map(len, work.prompts))
+        answers = races["quantized"]["tokens"]["engine"] - sum(map(len, work.prompts))
         ceiling = _ceiling(small, work, answers, options)
         races["quantized"]["ceiling"] = ceiling
         speed = races["quantized"]["tokens_per_s"]["engine without lookup"]
@@ -126,6 +126,7 @@ def race(rivals: dict[str, Rival], comments: int, rounds: int) -> dict[str, Any]
     }
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     return {
+        "tokens": tokens,
         "seconds": seconds,
         "comments_per_s": {name: round(comments / s, 2) for name, s in middle.items()},
         "tokens_per_s": {name: round(tokens[name] / s, 1) for name, s in middle.items()},
