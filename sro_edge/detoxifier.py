@@ -211,8 +211,12 @@ class Detoxifier:
 
     def _candidates(self, job: Job) -> list[Candidate]:
         """The answers of a job as texts, in the order of the samples."""
+        texts: dict[tuple[int, ...], str] = {}  # most samples say the same
         candidates = []
         for tokens, ended in (job.answers[sample] for sample in range(job.samples)):
-            text = self.template.restore(self._model.text(tokens).strip(), job.request.prompt)
-            candidates.append(Candidate(text, len(tokens), ended))
+            said = tuple(tokens)
+            if said not in texts:
+                answer = self._model.text(tokens).strip()
+                texts[said] = self.template.restore(answer, job.request.prompt)
+            candidates.append(Candidate(texts[said], len(tokens), ended))
         return candidates

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
+from typing import NamedTuple
 
 from sro_edge.negation import keeps_negation
 from sro_edge.segments import protected, quoted
@@ -19,12 +21,13 @@ _TENS = "thirty forty fifty sixty seventy eighty ninety"
 _VALUES = {word: str(value) for value, word in enumerate(_SMALL_NUMBERS.split())}
 _VALUES |= {word: str(10 * value) for value, word in enumerate(_TENS.split(), 3)}
 del _VALUES["one"]  # mostly a pronoun
-_WORDED = re.compile(
-    rf"\b(?:(?:{'|'.join(_VALUES)}|(?:mon|tues|wednes|thurs|fri|satur|sun)day|january|february|april"
-    r"|june|july|august|september|october|november|december|today|tomorrow|yesterday|tonight)\b"
-    r"|(?:hundred|thousand|million|billion|trillion|dozen)(?=s?\b))",
-    re.IGNORECASE,
+_DATES = (
+    "monday tuesday wednesday thursday friday saturday sunday january february april june july"
+    " august september october november december today tomorrow yesterday tonight"
 )
+_WORDED = frozenset([*_VALUES, *_DATES.split()])
+_SCALES = frozenset("hundred thousand million billion trillion dozen".split())  # "dozens", too
+_WORDS = re.compile(r"\w+")
 _ARTICLE = re.compile(r"\b(a|an)(\s+)([a-z]{2,})", re.IGNORECASE)
 FORMS = ("s", "es", "d", "ed", "r", "er", "ing", "ly", "y", "n")  # endings of a word's forms
 _ENDINGS = frozenset([*FORMS, "st", "est", "ity", "'s"])
@@ -78,31 +81,53 @@ def survives(answer: str, comment: str) -> bool:
     none) and quoted text must be the very same; no negation may flip (:mod:`sro_edge.negation`); a
     word with letters beyond ASCII must come from the comment: small models garble these.
     """
-    lost = Counter(protected(comment)) - Counter(protected(answer))
-    foreign = {w for w in answer.lower().translate(_TYPOGRAPHY).split() if not w.isascii()}
+    before, after = _facts(comment), _facts(answer)
     return (
-        not lost
-        and foreign <= set(comment.lower().translate(_TYPOGRAPHY).split())
-        and numbers(comment) == numbers(answer)
-        and keeps_quotes(answer, comment)
+        before.protected <= after.protected
+        and after.foreign <= before.foreign
+        and before.numbers == after.numbers
+        and before.quoted == after.quoted
         and keeps_negation(answer, comment)
+    )
+
+
+class _Facts(NamedTuple):
+    """What must survive of a text, and its words with letters beyond ASCII."""
+
+    protected: Counter[str]
+    foreign: frozenset[str]
+    numbers: Counter[str]
+    quoted: Counter[str]
+
+
+@lru_cache(maxsize=16)  # the candidates of one comment come together
+def _facts(text: str) -> _Facts:
+    words = () if text.isascii() else text.lower().translate(_TYPOGRAPHY).split()
+    return _Facts(
+        Counter(protected(text)),
+        frozenset(word for word in words if not word.isascii()),
+        numbers(text),
+        Counter(" ".join(found.lower().split()) for found in quoted(text)),
     )
 
 
 def numbers(text: str) -> Counter[str]:
     """Numbers, dates and number words of ``text``; "two" is the same as "2"."""
-    found = (n for n in _NUMBER.findall(text) if any(map(str.isdigit, n)))
-    digits = (_THOUSANDS.sub("", n.lower()) for n in found)
-    words = (word.lower() for word in _WORDED.findall(text))
-    return Counter([*digits, *(_VALUES.get(word, word) for word in words)])
+    found: list[str] = []
+    if any(map(str.isdigit, text)):
+        digits = (n for n in _NUMBER.findall(text) if any(map(str.isdigit, n)))
+        found = [_THOUSANDS.sub("", n.lower()) for n in digits]
+    for word in _WORDS.findall(text.lower()):
+        if word in _WORDED:
+            found.append(_VALUES.get(word, word))
+        elif word.removesuffix("s") in _SCALES:
+            found.append(word.removesuffix("s"))
+    return Counter(found)
 
 
 def keeps_quotes(answer: str, comment: str) -> bool:
     """Whether the same words are quoted; letter case, white space and kind of quotes may differ."""
-    before, after = (
-        Counter(" ".join(q.lower().split()) for q in quoted(text)) for text in (comment, answer)
-    )
-    return before == after
+    return _facts(comment).quoted == _facts(answer).quoted
 
 
 def is_degenerate(answer: str, comment: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 _CONTRACTION = re.compile(
     r"\b(?:(?P<verb>ca|wo|sha|ai|d|do|does|did|is|are|was|were|has|have|had|would|could|should|might|must"
@@ -74,6 +75,7 @@ class _Reading:
         return [row for row in rows if row[1] or row[2]]
 
     @classmethod
+    @lru_cache(maxsize=16)  # the candidates of one comment come together
     def of(cls, text: str) -> _Reading:
         """Read ``text`` from left to right."""
         found = cls()

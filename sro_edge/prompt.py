@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 _SPACE = re.compile(r"\s+")
@@ -72,12 +73,17 @@ class PromptTemplate:
 
     def leaks(self, answer: str, comment: str) -> bool:
         """Whether ``answer`` shows control tokens or template text that ``comment`` does not."""
-        given = comment.lower()
-        shown = {m.group() for m in _CONTROL.finditer(answer.lower())}
-        phrases = [part.strip() for part in _CONTROL.split(f"{self.prefix}\n{self.suffix}".lower())]
-        lines = {line.strip() for part in phrases for line in part.splitlines()}
-        shown |= {line for line in lines if len(line) >= _PHRASE and line in answer.lower()}
+        said, given = answer.lower(), comment.lower()
+        shown = {m.group() for m in _CONTROL.finditer(said)}
+        shown |= {line for line in self._lines if line in said}
         return any(text not in given for text in shown)
+
+    @cached_property
+    def _lines(self) -> frozenset[str]:
+        """The template's lines, in lower case, that nobody writes by chance."""
+        parts = _CONTROL.split(f"{self.prefix}\n{self.suffix}".lower())
+        lines = (line.strip() for part in parts for line in part.strip().splitlines())
+        return frozenset(line for line in lines if len(line) >= _PHRASE)
 
     def restore(self, answer: str, comment: str) -> str:
         """The model's answer in the comment's letter case."""

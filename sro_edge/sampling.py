@@ -11,6 +11,8 @@ Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.intp]
 
+_FINE, _STEPS = 4, 64  # steps of the histogram of scores: of a quarter, down to e**-16
+
 
 def draw(
     logits: Floats, temperature: Floats, top_p: Floats, rows: Numbers, keys: Keys
@@ -28,8 +30,8 @@ def draw(
     tokens: npt.NDArray[np.intp] = likeliest[rows]  # (N,)
     hot = np.flatnonzero(temperature > 0)
     if len(hot):
-        some = logits if len(hot) == len(logits) else logits[hot]
-        scaled = some - logits[hot, likeliest[hot], None]  # (H, V), the likeliest token at 0
+        scaled = logits[hot]  # (H, V), a copy
+        scaled -= logits[hot, likeliest[hot], None]  # the likeliest token at 0
         scaled /= temperature[hot, None]
         drawn = np.flatnonzero(temperature[rows] > 0)
         which = hot.searchsorted(rows[drawn])
@@ -48,13 +50,16 @@ def _draw_hot(scaled: Floats, top_p: Floats, which: Numbers, keys: Keys) -> npt.
     # Tokens below (1 - top_p) / V weigh less than 1 - top_p together: none is in the nucleus.
     least = sums * (1 - top_p) / shares.shape[1]
     rows, tokens = np.divmod(np.flatnonzero(shares > least[:, None]), shares.shape[1])
+    scores = scaled[rows, tokens]
     weights = (shares[rows, tokens] / sums[rows]).astype(np.float64)
+    near = _near(scores, weights, rows, top_p)
+    rows, tokens, scores, weights = rows[near], tokens[near], scores[near], weights[near]
     # From here on every draw has tokens of its own, which begin at ``starts``.
     many = np.bincount(rows, minlength=len(sums))[which]
     starts = many.cumsum() - many
     draws = np.repeat(np.arange(len(which)), many)
     own = np.arange(len(draws)) + (rows.searchsorted(which) - starts)[draws]
-    tokens, weights, scores = tokens[own], weights[own], scaled[rows, tokens][own]
+    tokens, weights, scores = tokens[own], weights[own], scores[own]
     noisy = scores - np.log(-np.log(uniform(tokens, keys[draws])))
     # Nearly every token drawn is in the nucleus: to look whether it is costs less than sorting all.
     place = np.arange(len(draws))
@@ -68,6 +73,18 @@ def _draw_hot(scaled: Floats, top_p: Floats, which: Numbers, keys: Keys) -> npt.
         if not outside.any():
             return tokens[best]
         noisy[outside[draws] & ~likelier] = -np.inf  # what is no likelier is outside, too
+
+
+def _near(
+    scores: Floats, weights: npt.NDArray[np.float64], rows: Numbers, top_p: Floats
+) -> npt.NDArray[np.bool_]:
+    """Which of M tokens may be in the nucleus of their row, by a histogram of their scores."""
+    steps = np.minimum(scores * -_FINE, _STEPS - 1).astype(np.intp)  # (M,), the likeliest at 0
+    at = rows * _STEPS + steps
+    held = np.bincount(at, weights, len(top_p) * _STEPS).reshape(-1, _STEPS)  # (R, steps)
+    above = held.cumsum(axis=1) - held  # what all likelier steps hold
+    inside: npt.NDArray[np.bool_] = (above < top_p[:, None]).ravel()[at]
+    return inside
 
 
 def uniform(counters: npt.NDArray[Any], key: Any) -> npt.NDArray[np.float64]:

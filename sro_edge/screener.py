@@ -227,10 +227,14 @@ class _Means:
         outputs: dict[str, Floats],
     ) -> None:
         """Add windows of ``texts`` (B,), of so many ``tokens`` (B,), with their outputs."""
-        np.add.at(self._tokens, texts, tokens)
-        np.maximum.at(self._toxicity, texts, outputs["toxicity"])
+        order = texts.argsort(kind="stable")
+        rows, starts = np.unique(texts[order], return_index=True)
+        tokens = tokens[order]
+        self._tokens[rows] += np.add.reduceat(tokens, starts)
+        highest = np.maximum.reduceat(outputs["toxicity"][order], starts)
+        self._toxicity[rows] = np.maximum(self._toxicity[rows], highest)
         for name, total in self._sums.items():
-            np.add.at(total, texts, (outputs[name].T * tokens).T)
+            total[rows] += np.add.reduceat((outputs[name][order].T * tokens).T, starts, axis=0)
 
     def skip(self, pieces: Sequence[Piece], left: Sequence[Piece]) -> None:
         """Note windows that will not come: those of ``pieces`` without ``left``."""
