@@ -39,7 +39,12 @@ def main() -> None:
     comments = toxic_comments(bundle, options)
     engines = {
         name: Detoxifier(
-            bundle.detoxifier, bundle.prompt, threads=options.threads, device="cpu", lookup=lookup
+            bundle.detoxifier,
+            bundle.prompt,
+            threads=options.threads,
+            device="cpu",
+            lookup=lookup,
+            seldom=bundle.lexicon(),
         )
         for name, lookup in (("off", False), ("on", True))
     }

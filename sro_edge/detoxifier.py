@@ -21,7 +21,7 @@ from sro_edge.errors import ModelError
 from sro_edge.flight import Flight, Job
 from sro_edge.lanes import Lanes
 from sro_edge.llama import Context, Model
-from sro_edge.lookup import Depth
+from sro_edge.lookup import Depth, places_of
 from sro_edge.machine import physical_cores
 from sro_edge.prompt import PromptTemplate
 
@@ -94,6 +94,7 @@ class Detoxifier:
             flight then changes not even the last bits of an answer, whatever the weights' type.
         lookup: let the comment be the draft of its answer where that is faster; the answers are
             the same without.
+        seldom: words that answers seldom repeat: a draft leaves them out.
 
     Raises:
         BundleError: llama.cpp cannot read the file.
@@ -112,6 +113,7 @@ class Detoxifier:
         max_new_tokens: int = 128,
         deterministic: bool = False,
         lookup: bool = True,
+        seldom: Iterable[str] = (),
     ) -> None:
         """Load the model."""
         threads = threads or physical_cores()
@@ -128,6 +130,10 @@ class Detoxifier:
         self._running = self._closed = False
         self._prefix = self.tokenize(template.prefix, True)
         self._suffix = self.tokenize(template.suffix, True)
+        self._seldom: dict[int, list[list[int]]] = {}
+        for word in seldom:
+            for tokens in (self.tokenize(lead + word, False) for lead in ("", " ")):
+                self._seldom.setdefault(tokens[0], []).append(tokens)
         lanes = 1
         if not deterministic and not self._model.on_gpu:
             lanes = max(1, min(threads, slots // _LEAST_LANE, _MOST_LANES))
@@ -207,6 +213,7 @@ class Detoxifier:
             comment,
             samples=request.samples if fits else 0,
             limit=min(limit, int(1.5 * len(comment)) + 16),
+            seldom=places_of(self._seldom, comment),
         )
 
     def _candidates(self, job: Job) -> list[Candidate]:

@@ -42,6 +42,7 @@ class Job:
         comment: those of the comment in it.
         samples: answers wanted; 0 where the request cannot be answered.
         limit: tokens of each answer, at most.
+        seldom: places in the comment of what answers seldom repeat.
     """
 
     request: Request
@@ -49,6 +50,7 @@ class Job:
     comment: list[int]
     samples: int
     limit: int
+    seldom: frozenset[int] = frozenset()
     answers: dict[int, tuple[list[int], bool]] = field(default_factory=dict)  # tokens, ended
 
 
@@ -197,7 +199,7 @@ class Flight:
 
     def _begin(self, job: Job) -> None:
         """Let a slot read the prompt: the one that still holds it, or the first one free."""
-        request, draft = job.request, Draft([*job.comment, *self._ends])
+        request, draft = job.request, Draft([*job.comment, *self._ends], job.seldom)
         noise = {
             n: random.Random(f"{request.seed} {n} {request.key!r}").getrandbits(64)
             for n in range(job.samples)
@@ -275,8 +277,9 @@ class Flight:
         batch = self.context.batch
         batch.clear()
         self._active.sort(key=_number)
-        answering = sum(slot.completes(slot.feed) for slot in self._active)
-        depth = self._depth.choose(answering)
+        drafts = [slot.strand.draft for slot in self._active if slot.completes(slot.feed)]
+        answering = len(drafts)
+        depth = self._depth.choose(drafts, sum(len(slot.feed) for slot in self._active))
         room = batch.size - answering * depth - sum(len(slot.feed) == 1 for slot in self._active)
         ready = []
         for slot in self._active:
@@ -336,7 +339,8 @@ class Flight:
         for path, samples in sorted(paths.items(), key=lambda entry: -len(entry[0])):
             strand = old.part(samples) if len(paths) > 1 else old
             for token in path:
-                self._depth.saw(strand.take(token, end=token in self._end_tokens))
+                sure = strand.draft.sure
+                self._depth.saw(strand.take(token, end=token in self._end_tokens), sure=sure)
                 if strand.done:
                     job.answers |= dict.fromkeys(samples, (strand.answer, strand.ended))
                     break

@@ -6,11 +6,20 @@ The idea is Saxena's prompt lookup decoding (2023), a form of speculative decodi
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+
 _REACH = 24  # tokens of a comment that an answer may leave out at once
-_MOST = 10  # tokens verified in one step
+_BACK = 8  # tokens of an answer beyond those in whose place they stand, at most
+_MOST = 15  # guesses verified in one step
+# llama.cpp's kernels for a CPU take so many tokens at once, and what is left over one by one, which
+# costs twice as much: three tokens take longer than four.
+_BLOCK = 4
 _WORTH = 1.15  # the gain, by the estimate, from which on guesses are verified
 _OUTLIER = 2.0  # a step that took so many times what was expected was held up by something else
-_MEMORY = 0.98  # how much of the past an estimate keeps at every step
+_MEMORY = 0.98  # how much of the past costs the estimate of a step keeps at every step
+_LONG_MEMORY = 0.999  # the same of hits, at every token
+_TRY = 32  # steps of one answer without guesses, after which some are tried, for what they cost now
 
 
 class Draft:
@@ -18,27 +27,51 @@ class Draft:
 
     Args:
         tokens: those of the comment, and the one that ends an answer.
+        seldom: places of tokens that answers seldom repeat; a guess leaves them out.
     """
 
-    def __init__(self, tokens: list[int]) -> None:
+    def __init__(self, tokens: list[int], seldom: frozenset[int] = frozenset()) -> None:
         self._tokens, self._at = tokens, 0
+        self._seldom = sorted(seldom)
+        self._kept = [token for place, token in enumerate(tokens) if place not in seldom]
+        self.sure = True  # the last token was guessed
 
     def guess(self, most: int) -> list[int]:
-        """The next tokens, ``most`` of them at most."""
-        return self._tokens[self._at : self._at + most]
+        """The next tokens, ``most`` of them at most.
+
+        What comes behind tokens left out is uncertain: of that no more than fills a block.
+        """
+        passed = bisect_left(self._seldom, self._at)  # tokens left out that lie behind
+        start = self._at - passed
+        if passed < len(self._seldom):
+            most -= max(0, most - (self._seldom[passed] - self._at)) // _BLOCK * _BLOCK
+        return self._kept[start : start + most]
 
     def follow(self, token: int) -> bool:
         """Move on by a token of the answer; return whether it was guessed.
 
         A token that comes later in the comment means that those before it were left out; a token
-        that does not come stands for the one that was guessed.
+        that does not come stands for the one that was guessed, or is one more than it had: then the
+        next that comes is looked for farther back.
         """
-        hit = self._tokens[self._at : self._at + 1] == [token]
+        sure, self.sure = self.sure, self.guess(1) == [token]
+        start = self._at if sure or self.sure else max(0, self._at - _BACK)
         try:
-            self._at = self._tokens.index(token, self._at, self._at + _REACH) + 1
+            self._at = self._tokens.index(token, start, self._at + _REACH) + 1
         except ValueError:
             self._at += 1
-        return hit
+        return self.sure
+
+
+def places_of(words: Mapping[int, Iterable[list[int]]], tokens: list[int]) -> frozenset[int]:
+    """Where in ``tokens`` one of ``words`` stands, which are given by their first token."""
+    return frozenset(
+        place
+        for start, token in enumerate(tokens)
+        for word in words.get(token, ())
+        if tokens[start : start + len(word)] == word
+        for place in range(start, start + len(word))
+    )
 
 
 class Depth:
@@ -47,7 +80,7 @@ class Depth:
     A step over n tokens takes about a + b n seconds. Where a outweighs b n (few sequences, a GPU)
     guesses cost little; where the machine is compute-bound they cost what they save, and none are
     verified. A guess that nobody verifies is still compared with the token that came, so the share
-    of hits is known without trying.
+    of hits is known without trying: after a hit nearly all, after a miss few.
 
     Args:
         rows: answers and guesses of one step, at most; 0 never guesses.
@@ -55,14 +88,15 @@ class Depth:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
-        self._hits, self._guesses = 4.0, 5.0
+        self._hits, self._seen = [30.0, 90.0], [100.0, 100.0]  # after a miss, after a hit
         self._sums: list[float] = []  # of 1, n, n², t, n t
         self._fixed, self._each = 8.0, 1.0  # a and b, in any unit: only their ratio counts
+        self._idle = 0  # steps of one answer without guesses, since the last that had some
 
-    def saw(self, hit: bool) -> None:
-        """Note whether a token of an answer was the one guessed."""
-        self._hits = self._hits * _MEMORY + hit
-        self._guesses = self._guesses * _MEMORY + 1
+    def saw(self, hit: bool, *, sure: bool) -> None:
+        """Note whether a token of an answer was the one guessed, and whether that before it was."""
+        self._hits[sure] = self._hits[sure] * _LONG_MEMORY + hit
+        self._seen[sure] = self._seen[sure] * _LONG_MEMORY + 1
 
     def took(self, tokens: int, seconds: float) -> None:
         """Note what a step cost that fed ``tokens`` tokens of answers and nothing else."""
@@ -81,22 +115,30 @@ class Depth:
             each = max((one * nt - n * t) / spread, 1e-9)
             self._fixed, self._each = max((t - each * n) / one, 0.0), each
 
-    def choose(self, answers: int) -> int:
-        """Guesses for each of so many ``answers``."""
+    def choose(self, drafts: Sequence[Draft], tokens: int) -> int:
+        """Guesses for each answer, by its draft, in a step over ``tokens`` tokens beside them."""
+        answers = len(drafts)
         if not answers or not self._rows:
             return 0
-        rate = self._hits / self._guesses
-        depth, best = 0, self._speed(answers, 0, rate) * _WORTH
-        for guesses in range(1, min(_MOST, self._rows // answers - 1) + 1):
-            if (speed := self._speed(answers, guesses, rate)) > best:
+        after_miss, rate = (min(h / n, 0.999) for h, n in zip(self._hits, self._seen, strict=True))
+        first = sum(rate if draft.sure else after_miss for draft in drafts)  # hits to be expected
+        depth, best = 0, answers / self._cost(answers) * _WORTH
+        for guesses in range(_BLOCK - 1, min(_MOST, self._rows // answers - 1) + 1, _BLOCK):
+            # Leviathan et al. (2023), eq. 1, with another rate for the first guess.
+            gained = answers + first * (1 - rate**guesses) / (1 - rate)
+            if (speed := gained / self._cost(answers * (1 + guesses))) > best:
                 depth, best = guesses, speed
-        return depth
+        if answers > 1:
+            return depth
+        self._idle = 0 if depth else self._idle + 1
+        if self._idle == _TRY and self._rows >= _BLOCK:
+            self._idle, depth = 0, _BLOCK - 1
+        return depth + (-(tokens + depth) % _BLOCK if depth else 0)
 
     def _add(self, tokens: int, seconds: float) -> None:
         terms = 1.0, tokens, tokens**2, seconds, tokens * seconds
         self._sums = [s + term for s, term in zip(self._sums, terms, strict=True)]
 
-    def _speed(self, answers: int, guesses: int, rate: float) -> float:
-        """Tokens gained a second: Leviathan et al. (2023), eq. 1, over the cost of the step."""
-        gained = sum(rate**i for i in range(guesses + 1))
-        return gained / (self._fixed + self._each * answers * (1 + guesses))
+    def _cost(self, tokens: int) -> float:
+        """Seconds of a step over so many tokens."""
+        return self._fixed + self._each * tokens

@@ -110,6 +110,8 @@ def recase(answer: str, source: str) -> str:
     Words that stand in both keep the source's case; a new word follows the words it replaces when
     these were all upper case; a first word takes the source's initial capital.
     """
+    if source == source.lower():
+        return answer
     words = [(m.group(), m.start(), m.end()) for m in _WORD.finditer(answer)]
     originals = _WORD.findall(source)
     if not words or not originals:

@@ -146,6 +146,7 @@ class Rewriter:
             device=device,
             deterministic=deterministic,
             max_new_tokens=opened.sampling.max_new_tokens,
+            seldom=opened.lexicon(),
         )
         return cls(
             opened,

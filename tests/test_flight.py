@@ -13,7 +13,7 @@ import pytest
 
 from sro_edge.bundle import Bundle
 from sro_edge.detoxifier import Detoxifier, Request
-from sro_edge.lookup import Depth, Draft
+from sro_edge.lookup import Depth, Draft, places_of
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 from sro_edge.sampling import draw, uniform
 
@@ -68,7 +68,7 @@ def answers(model: Detoxifier, requests: list[Request]) -> dict[Any, list[str]]:
 def always(model: Detoxifier, guesses: int) -> None:
     """Guess so far in every step, whatever it costs."""
     for flight in model._flights:
-        flight._depth.choose = lambda answers: guesses  # type: ignore[method-assign]
+        flight._depth.choose = lambda drafts, tokens: guesses  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("guesses", [1, 3, 7])
@@ -249,23 +249,76 @@ def test_drafts_follow_what_is_kept_left_out_and_replaced() -> None:
     assert not draft.follow(5)
 
 
+def test_a_draft_leaves_out_what_answers_seldom_repeat() -> None:
+    tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    places = places_of({3: [[3, 5], [3, 4]], 9: [[9, 1]]}, tokens)
+    assert places == {2, 3}
+    draft = Draft(tokens, places)
+    assert draft.guess(1) == [1]
+    assert draft.guess(15) == [1, 2, 5]  # three tokens fill a block, and 12 more are uncertain
+    assert draft.guess(6) == [1, 2]
+    assert draft.follow(1)
+    assert draft.follow(2)
+    assert draft.guess(3) == [5, 6, 7]
+    assert not draft.follow(77)  # in the place of 3
+    assert not draft.sure
+    assert not draft.follow(4)  # kept after all
+    assert draft.follow(5)
+    assert draft.sure
+    assert draft.guess(15) == [6, 7, 8, 9]
+
+
+def test_a_draft_finds_its_place_again_after_words_put_in() -> None:
+    draft = Draft([1, 2, 3, 4, 5, 6])
+    assert draft.follow(1)
+    assert not any(draft.follow(token) for token in (71, 72, 73))  # in the place of 2
+    assert draft.guess(2) == [5, 6]
+    assert not draft.follow(3)  # farther back than it stood
+    assert draft.guess(2) == [4, 5]
+
+
 def test_depth_follows_cost_and_hits() -> None:
     def depth(fixed: float, hits: float) -> Depth:
         made = Depth(64)
-        for step in range(300):
+        for step in range(2000):
             tokens = 1 + step % 9
             made.took(tokens, fixed + tokens)
-            made.saw(step % 100 < 100 * hits)
+            made.saw(step % 100 < 100 * hits, sure=True)
         return made
 
+    def drafts(answers: int) -> list[Draft]:
+        return [Draft([1, 2, 3]) for _ in range(answers)]
+
     bound_by_memory, bound_by_arithmetic = depth(20, 0.9), depth(0.01, 0.9)
-    assert bound_by_memory.choose(1) >= 8
-    assert depth(500, 0.9).choose(16) == 3  # 64 rows and no more
-    assert bound_by_arithmetic.choose(1) == bound_by_arithmetic.choose(16) == 0
-    assert depth(20, 0.1).choose(1) <= 1
-    between = depth(4, 0.8)
-    assert between.choose(1) > between.choose(2) > between.choose(12) == 0
-    assert Depth(0).choose(1) == 0
+    assert bound_by_memory.choose(drafts(1), 1) >= 8
+    assert depth(500, 0.9).choose(drafts(16), 16) == 3  # 64 rows and no more
+    for answers in (1, 16):
+        assert bound_by_arithmetic.choose(drafts(answers), answers) == 0
+    assert depth(20, 0.1).choose(drafts(1), 1) == 0
+    between = depth(4, 0.9)
+    assert between.choose(drafts(1), 1) > between.choose(drafts(2), 2) > 0
+    assert between.choose(drafts(12), 12) == 0
+    assert Depth(0).choose(drafts(1), 1) == 0
+
+
+def test_depth_fills_blocks_and_expects_little_after_a_miss() -> None:
+    made, (draft,) = Depth(64), [Draft([1, 2, 3])]
+    made.took(1, 9.0)
+    for tokens in (1, 21, 22, 23, 24):  # with a prompt in the step, too
+        depth = made.choose([draft], tokens)
+        assert depth
+        assert (tokens + depth) % 4 == 0
+    draft.follow(9)
+    assert made.choose([draft], 1) < depth
+
+
+def test_depth_tries_again_what_did_not_pay() -> None:
+    made = Depth(64)
+    for step in range(300):
+        made.took(1 + step % 9, 1.0 + step % 9)
+    chosen = [made.choose([Draft([1])], 1) for _ in range(64)]
+    assert [place for place, depth in enumerate(chosen) if depth] == [31, 63]
+    assert not any(made.choose([Draft([1])] * 2, 2) for _ in range(64))
 
 
 def test_draws_of_equal_keys_are_equal_and_greedy_rows_are_greedy() -> None:
