@@ -165,6 +165,7 @@ def _engine(work: Work, model: Path, options: argparse.Namespace, *, lookup: boo
         device="cpu",
         slots=options.slots,
         lookup=lookup,
+        seldom=work.bundle.lexicon(),
     )
     requests = [
         Request(n, comment, max_new_tokens=limit)

@@ -81,7 +81,7 @@ class _Stop:
         if state is None:
             return "Interrupted before the first row."
         if state.total is None:
-            return f"Interrupted after {state.rows:,} lines; give those behind them to go on."
+            return f"Interrupted after {state.lines:,} lines; give those behind them to go on."
         return (
             f"Interrupted after {state.rows:,} of {state.total:,} rows. "
             "Run the same command again to go on."

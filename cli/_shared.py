@@ -24,6 +24,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
+class NewFile(click.ParamType["Path"]):
+    """A file to be made, in a folder that is there: told before the work, not after it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Look for the folder."""
+        path = Path(value)
+        if not path.parent.is_dir():
+            self.fail(f"the folder {path.parent} does not exist; make it or choose another.")
+        return path
+
+
+NEW_FILE = NewFile()
+
+
 class PlaceType(click.ParamType["Place"]):
     """A path, or the URI of something on a remote store."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sro_edge.cli._progress import stderr
-from sro_edge.cli._shared import PATH
+from sro_edge.cli._shared import NEW_FILE, PATH
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
@@ -61,7 +61,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     show_default=True,
     help="Where the models run.",
 )
-@click.option("--png", type=PATH, metavar="FILE", help="Also draw a picture (extra: bench).")
+@click.option("--png", type=NEW_FILE, metavar="FILE", help="Also draw a picture (extra: bench).")
 def bench(
     source: Path,
     column: str,
@@ -106,6 +106,6 @@ def bench(
     for table in tables(result):
         console.print()
         console.print(table)
+    click.echo(json.dumps(result))
     if png is not None:
         draw(result, png)
-    click.echo(json.dumps(result))

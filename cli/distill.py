@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sro_edge.cli._progress import stderr
-from sro_edge.cli._shared import PATH
+from sro_edge.cli._shared import NEW_FILE, PATH
 from sro_edge.cli._training import PILE, READABLE, folds_option, load_fluency_judge, needs
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
-@click.option("--out", "-o", type=PATH, default="pairs.parquet", show_default=True)
+@click.option("--out", "-o", type=NEW_FILE, default="pairs.parquet", show_default=True)
 def distill(
     toxic: tuple[Path, ...],
     column: str,

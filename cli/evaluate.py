@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sro_edge.cli._progress import stderr
-from sro_edge.cli._shared import PATH
+from sro_edge.cli._shared import NEW_FILE, PATH
 from sro_edge.cli._training import needs
 
 if TYPE_CHECKING:
@@ -88,7 +88,12 @@ class Named(click.ParamType[tuple[str, str]]):
 @click.option("--words", type=PATH, help="Word list to delete [default: the bundle's lexicon].")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N")
 @click.option(
-    "--out", "-o", type=PATH, default="evaluation", show_default=True, help="Files .json, .html."
+    "--out",
+    "-o",
+    type=NEW_FILE,
+    default="evaluation",
+    show_default=True,
+    help="Files .json, .html.",
 )
 def evaluate(
     inputs: Path,

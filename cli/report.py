@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sro_edge.cli._shared import PATH
+from sro_edge.cli._shared import NEW_FILE, PATH
 
 
 @click.command(short_help="Make a page to check a rewrite run with.")
@@ -20,7 +20,7 @@ from sro_edge.cli._shared import PATH
     metavar="N",
     help="Comments shown: half unresolved, half rewritten.",
 )
-@click.option("--page", "-o", type=PATH, help="HTML file [default: OUTPUT.html].")
+@click.option("--page", "-o", type=NEW_FILE, help="HTML file [default: OUTPUT, as .html].")
 def report(output: Path, column: str | None, rows: int, page: Path | None) -> None:
     """Make a page to check a rewrite run with.
 
@@ -38,8 +38,11 @@ def report(output: Path, column: str | None, rows: int, page: Path | None) -> No
       sro-edge report dataset-clean/ --rows 200
     """
     from sro_edge.evaluation.report import report_run
+    from sro_edge.places import named
 
-    page = page or output.with_suffix(".html")
+    if page is None:
+        made = named(output)
+        page = made.with_name(f"{made.name if made.is_dir() else made.stem}.html")
     shown = report_run(output, page, column=column, rows=rows)
     click.echo(f"{shown:,} comments shown", err=True)
     click.echo(page)

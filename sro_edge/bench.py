@@ -164,7 +164,12 @@ def _writing(
     from sro_edge.detoxifier import Detoxifier, Request
 
     with Detoxifier(
-        bundle.detoxifier, bundle.prompt, threads=threads, device=device, slots=slots
+        bundle.detoxifier,
+        bundle.prompt,
+        threads=threads,
+        device=device,
+        slots=slots,
+        seldom=bundle.lexicon(),
     ) as engine:
         requests = [Request(c, c) for c in toxic if len(c) <= EDGES[-1]][: 16 * _EACH]
         tokens = sum(len(bundle.prompt.encode(r.prompt, engine.tokenize)) for r in requests)

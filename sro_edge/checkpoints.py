@@ -71,7 +71,8 @@ class WorkFolder:
         with lock:
             try:
                 with folder.writing():
-                    if restart:
+                    if restart:  # the state first: what is half cleared must not look complete
+                        (folder.path / "state.json").unlink(missing_ok=True)
                         folder.clear()
                     folder._take_up()
                 yield folder

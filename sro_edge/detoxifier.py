@@ -123,6 +123,7 @@ class Detoxifier:
         if not 1 <= slots <= _MAX_SLOTS:
             raise ModelError(f"slots must be 1 to {_MAX_SLOTS}, not {slots}")
         self.template = template
+        self.deterministic = deterministic
         self.slots = slots
         self.max_prompt_tokens = max_prompt_tokens
         self.max_new_tokens = max_new_tokens
@@ -133,7 +134,8 @@ class Detoxifier:
         self._seldom: dict[int, list[list[int]]] = {}
         for word in seldom:
             for tokens in (self.tokenize(lead + word, False) for lead in ("", " ")):
-                self._seldom.setdefault(tokens[0], []).append(tokens)
+                if tokens:
+                    self._seldom.setdefault(tokens[0], []).append(tokens)
         lanes = 1
         if not deterministic and not self._model.on_gpu:
             lanes = max(1, min(threads, slots // _LEAST_LANE, _MOST_LANES))

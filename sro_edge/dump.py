@@ -27,7 +27,15 @@ from sro_edge.columns import (
 )
 from sro_edge.errors import InputError, OutputError
 from sro_edge.formats import kind_of, open_source
-from sro_edge.places import at_hand, is_folder, note_of, open_work, refuse_existing, state_folder
+from sro_edge.places import (
+    at_hand,
+    is_folder,
+    named,
+    note_of,
+    open_work,
+    refuse_existing,
+    state_folder,
+)
 from sro_edge.run import UNIT_ROWS, Hooks, Options, Progress, Run
 from sro_edge.stores import Place, Store
 
@@ -181,8 +189,8 @@ def check(source: Place, output: Place, *, column: str = "text", overwrite: bool
         raise InputError(f"{source} does not exist; give the address of a file or a folder")
     output = _place(source, output)
     kept = folder_of(output) if isinstance(output, Path) else state_folder(output)
-    if not (overwrite or kept.exists()):
-        refuse_existing(output)
+    if not kept.exists():
+        refuse_existing(output, overwrite=overwrite)
 
 
 class _Dump:
@@ -223,8 +231,8 @@ class _Dump:
             try:
                 run = Run(self.annotator, opened, self.options, self.hooks)
                 with open_work(output, run.asked, restart=restart) as work:
-                    if not (overwrite or work.owns_target):
-                        refuse_existing(output)
+                    if not work.owns_target:
+                        refuse_existing(output, overwrite=overwrite)
                     return run, run(work, note_of(output))
             finally:
                 opened.close()
@@ -237,8 +245,8 @@ class _Dump:
 
         run = DatasetRun(self.annotator, source, self.options, self.hooks, self.spread)
         with open_work(output, run.asked, restart=restart) as work:
-            if not (overwrite or work.owns_target):
-                refuse_existing(output)
+            if not work.owns_target:
+                refuse_existing(output, overwrite=overwrite)
             return run, run(work, output, note_of(output), restart=restart)
 
     def stream(self, started: float) -> Summary:
@@ -282,6 +290,7 @@ def _place(source: Place, output: Place) -> Place:
 def _place_on_disk(source: Place, output: Path) -> Path:
     if output.is_symlink():  # the file is replaced, not the link to it
         output = Path(os.path.realpath(output))
+    output = named(output)
     if not output.parent.is_dir():
         raise OutputError(f"the folder {output.parent} does not exist; make it or choose another")
     if isinstance(source, Path) and output.exists() and os.path.samefile(source, output):

@@ -121,8 +121,14 @@ def _folder(out: Path, overwrite: bool) -> Iterator[Path]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process works in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}; set XDG_CACHE_HOME to a "
+            "folder that can be, or unpack the bundle and name its folder"
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

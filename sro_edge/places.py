@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from sro_edge.durable import writing
 from sro_edge.errors import OutputError
 from sro_edge.stores import Address, Place, Store, write_note
 
+_LARGEST_NOTE = 64 << 20  # bytes of a manifest; of a folder's it names every file
+
 
 def state_folder(output: Place) -> Path:
     """Where what is kept for ``output`` lies: ``$XDG_STATE_HOME/sro-edge/runs/NAME-HASH``."""
@@ -29,26 +32,64 @@ def state_folder(output: Place) -> Path:
     return Path(home) / "sro-edge" / "runs" / f"{output.name}-{digest}"
 
 
+def named(path: Path) -> Path:
+    """``path``, or where it leads to if it ends in no name, as ``.`` does.
+
+    Raises:
+        OutputError: it is the root, which has none.
+    """
+    found = path if path.name not in ("", "..") else Path(os.path.abspath(path))
+    if not found.name:
+        raise OutputError(f"{path} has no name; choose another output")
+    return found
+
+
 def is_folder(place: Place) -> bool:
     """Whether it is a folder, on the disk or on a store."""
     return Store(place).is_folder() if isinstance(place, Address) else place.is_dir()
 
 
-def refuse_existing(output: Place) -> None:
-    """Refuse an output that is there.
+def refuse_existing(output: Place, *, overwrite: bool) -> None:
+    """Refuse an output that is there, or whose manifest would replace a file that is none.
+
+    With ``overwrite``, only a folder is refused that no run has made.
 
     Raises:
-        OutputError: it is.
+        OutputError: says what is there.
     """
-    if isinstance(output, Address):
-        store = Store(output)
-        there = store.stamp() is not None or store.is_folder()
-    else:
-        there = output.exists()
-    if there:
+    folder = is_folder(output)
+    note = note_of(output)
+    if not overwrite and (folder or _is_file(output)):
         raise OutputError(
             f"{output} exists; choose another output or add --overwrite to replace it"
         )
+    if isinstance(output, Path) and folder and any(output.iterdir()) and not _is_note(note):
+        raise OutputError(
+            f"{output} is a folder that no run of sro-edge has made ({note} would say so), so it "
+            "is not replaced; choose another output"
+        )
+    if not overwrite and _is_file(note) and not _is_note(note):
+        raise OutputError(
+            f"{note} exists, where the manifest of {output} goes; choose another output or add "
+            "--overwrite to replace it"
+        )
+
+
+def _is_file(place: Place) -> bool:
+    return Store(place).stamp() is not None if isinstance(place, Address) else place.is_file()
+
+
+def _is_note(note: Place) -> bool:
+    """Whether a file is the manifest of a run."""
+    if not _is_file(note):
+        return False
+    with Store(note).open() if isinstance(note, Address) else note.open("rb") as file:
+        data = file.read(_LARGEST_NOTE)
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"sro_edge", "command"} <= found.keys()
 
 
 def note_of(output: Place) -> Place:

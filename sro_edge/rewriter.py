@@ -173,6 +173,7 @@ class Rewriter:
             "on_unresolved": self.on_unresolved,
             "seed": self.seed,
             "cascade": stated(self.first_stage),
+            "deterministic": self.detoxifier.deterministic,
         }
 
     def rewrite(self, texts: Iterable[str | None]) -> Iterator[Rewrite]:

@@ -56,7 +56,8 @@ class Options:
 class Progress:
     """How far a run is: rows done of ``total``, the ``resumed`` ones included.
 
-    ``total`` is None where it cannot be known.
+    ``total`` is None where it cannot be known; of a stream, ``lines`` are those that were read,
+    blank ones too.
     """
 
     rows: int
@@ -64,6 +65,7 @@ class Progress:
     resumed: int
     toxic: int
     unresolved: int
+    lines: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Run:
         self.answers = Answers(annotator, hooks.trouble)
         self.tally = Tally(options.examples)
         self.resumed = 0
+        self._sound = 0  # units up to the last that the models did not fail over
 
     @property
     def examples(self) -> tuple[tuple[str, str], ...]:
@@ -126,7 +129,7 @@ class Run:
 
     def annotate(self, units: Units) -> None:
         """Fill the new columns of every row that no finished unit holds."""
-        kept, self.resumed = units.files, units.rows
+        kept, self.resumed, self._sound = units.files, units.rows, units.count
         self.tell()
         comments = self.source.comments()
         size = self.options.unit_rows
@@ -149,8 +152,10 @@ class Run:
 
     def give_up(self, units: Units) -> None:
         """End the run where unit after unit fails: that is no longer a matter of some comments."""
-        if self.answers.lost == LOST_IN_A_ROW:
-            for _ in range(LOST_IN_A_ROW):
+        if not self.answers.lost:
+            self._sound = units.count
+        elif self.answers.lost == LOST_IN_A_ROW:
+            while units.count > self._sound:
                 units.drop_last()
             raise EngineError(
                 f"{self.answers.failure}, in {LOST_IN_A_ROW} units in a row; the rows before them "

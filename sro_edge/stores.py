@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from sro_edge.durable import durable, write_json
 from sro_edge.errors import InputError, MissingExtraError, OutputError, SroEdgeError
@@ -25,6 +25,8 @@ from sro_edge.errors import InputError, MissingExtraError, OutputError, SroEdgeE
 _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 # Filesystems on which a file appears when its upload is complete; elsewhere it is renamed then.
 _WHOLE = {"s3", "gcs", "abfs", "py::fsspec+hf"}
+# Schemes whose URIs are decoded: "%20" is a blank in them. Elsewhere a path stands as it is.
+_DECODED = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs"}
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of ~/.aws",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
@@ -60,7 +62,10 @@ class Address:
 
     def __truediv__(self, name: str | Path) -> Address:
         """The file ``name`` below this folder."""
-        return self._with_path(lambda path: f"{path}/{Path(name).as_posix()}")
+        below = Path(name).as_posix()
+        if self.scheme in _DECODED:
+            below = quote(below)
+        return self._with_path(lambda path: f"{path}/{below}")
 
     def beside(self, suffix: str) -> Address:
         """The file of this name with ``suffix`` behind it."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any
 
 import pyarrow as pa
 
@@ -39,13 +41,15 @@ def annotate_stream(
 
     def tell() -> None:
         unresolved = tally.statuses["unresolved"]
-        hooks.progress(Progress(tally.rows, None, 0, tally.toxic, unresolved))
+        hooks.progress(Progress(tally.rows, None, 0, tally.toxic, unresolved, number))
 
     tell()
     for batch in _batches(source, options.unit_rows, tell):
-        batch = batch[: None if options.limit is None else options.limit - number]
         wheres = [f"line {number + n}" for n in range(1, len(batch) + 1)]
         records = [parse(raw, where) for raw, where in zip(batch, wheres, strict=True)]
+        if options.limit is not None:
+            stop = _lines_of(records, options.limit - tally.rows)
+            batch, wheres, records = batch[:stop], wheres[:stop], records[:stop]
         comments = [
             comment_of(record or {}, options.column, where)
             for record, where in zip(records, wheres, strict=True)
@@ -71,9 +75,15 @@ def annotate_stream(
         _write(target, b"".join(out))
         number += len(batch)
         tell()
-        if number == options.limit:
+        if tally.rows == options.limit:
             break
     return tally
+
+
+def _lines_of(records: Sequence[Any], rows: int) -> int:
+    """How many lines hold so many rows, or all there are; blank ones hold none."""
+    ends = accumulate(record is not None for record in records)
+    return next((line for line, row in enumerate(ends, 1) if row == rows), len(records))
 
 
 def _batches(source: int, most: int, tick: Callable[[], None]) -> Iterator[list[bytes]]:

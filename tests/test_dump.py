@@ -161,3 +161,10 @@ def test_unusable_outputs(source: Path, output: Path, tmp_path: Path) -> None:
     assert not checkpoints.folder_of(output).exists()
     rewrite_dump(source, output, FakeRewriter(), overwrite=True)
     assert_carried(source, output)
+    other = tmp_path / "other.parquet"
+    note = tmp_path / "other.parquet.json"
+    note.write_text('{"mine": true}')
+    refused(other, "other.parquet.json exists, where the manifest of .*other.parquet goes")
+    assert note.read_text() == '{"mine": true}'
+    note.write_bytes((tmp_path / (output.name + ".json")).read_bytes())  # of a run before
+    rewrite_dump(source, other, FakeRewriter())

@@ -268,6 +268,15 @@ def test_a_draft_leaves_out_what_answers_seldom_repeat() -> None:
     assert draft.guess(15) == [6, 7, 8, 9]
 
 
+def test_words_seldom_repeated_may_be_empty_and_change_no_answer(small_gguf: Path) -> None:
+    requests = [Request(n, c) for n, c in enumerate(COMMENTS)]
+    with engine(small_gguf, slots=1) as model:
+        found = answers(model, requests)
+    with engine(small_gguf, slots=1, seldom=["", *COMMENTS[0].split()]) as model:
+        always(model, 3)
+        assert answers(model, requests) == found
+
+
 def test_a_draft_finds_its_place_again_after_words_put_in() -> None:
     draft = Draft([1, 2, 3, 4, 5, 6])
     assert draft.follow(1)

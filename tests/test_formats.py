@@ -265,6 +265,19 @@ def test_a_folder_that_changed_is_refused(tree: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.json", "tree"]
 
 
+def test_the_folder_one_is_in_has_a_name(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(OutputError, match="out exists"):
+        rewrite_dump(tree, Path("."), FakeRewriter())
+    with pytest.raises(OutputError, match="/ has no name"):
+        rewrite_dump(tree, Path("/"), FakeRewriter())
+    assert rewrite_dump(tree, Path("."), FakeRewriter(), overwrite=True).rows == 24
+    assert len(files(tmp_path / "out")) == 3
+
+
 def test_limit_of_a_folder(tree: Path, tmp_path: Path) -> None:
     assert rewrite_dump(tree, tmp_path / "out", FakeRewriter(), limit=10).rows == 10
     names = files(tmp_path / "out")
@@ -277,6 +290,11 @@ def test_folders_that_cannot_be_used(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is a file, the input a folder"):
         rewrite_dump(tree, tmp_path / "file", FakeRewriter())
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "diary.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is a folder that no run of sro-edge has made"):
+        rewrite_dump(tree, tmp_path / "home", FakeRewriter(), overwrite=True)
+    assert (tmp_path / "home" / "diary.txt").read_text() == "mine"
     (tree / "more.csv").write_bytes(b"text\na\n")
     with pytest.raises(InputError, match="has csv and parquet files"):
         rewrite_dump(tree, tmp_path / "out", FakeRewriter())
@@ -330,6 +348,14 @@ def test_a_stream_of_many_lines_keeps_its_order() -> None:
     found = [json.loads(line) for line in out.splitlines()]
     assert [{k: row[k] for k in ("text", "n")} for row in found] == lines[:3999]
     assert found[3]["detox_reason"] == "toxic"
+
+
+def test_blank_lines_of_a_stream_are_no_rows() -> None:
+    data = b'\n\n{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}\n'
+    out, err = stream(limit=2).communicate(data)
+    assert err == b""
+    assert out.startswith(b"\n\n{")
+    assert [json.loads(line)["text"] for line in out.splitlines() if line] == ["a", "b"]
 
 
 def test_a_bad_line_ends_a_stream_behind_the_good_ones() -> None:

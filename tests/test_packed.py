@@ -60,6 +60,15 @@ def test_a_packed_bundle_is_opened_in_the_cache(packed: Path, cache: Path) -> No
     assert [f.name for f in (cache / "bundles").iterdir()] == [first.path.name]
 
 
+def test_a_cache_that_cannot_be_written_is_no_damage(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="cannot be written: Not a directory; set XDG_CACHE"):
+        Bundle.load(packed)
+
+
 def test_pack_and_unpack_never_replace_what_is_not_theirs(bundle: Path, packed: Path) -> None:
     with pytest.raises(OutputError, match="exists: choose another name or give --overwrite"):
         pack(bundle, packed)

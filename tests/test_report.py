@@ -150,6 +150,9 @@ def test_the_command_names_the_page(run: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{run.with_suffix('.html')}\n"
     assert run.with_suffix(".html").is_file()
+    late = CliRunner().invoke(main, ["report", str(run), "-o", str(run.parent / "no" / "page")])
+    assert late.exit_code == 2
+    assert "no does not exist; make it or choose another." in late.stderr
 
 
 def write(folder: Path, kind: str, texts: list[str | None]) -> Path:

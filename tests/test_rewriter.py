@@ -57,6 +57,8 @@ class WordScreener:
 class Scripted:
     """Answers by a function of (prompt, greedy?)."""
 
+    deterministic = False
+
     def __init__(self, answer: Callable[[str, bool], list[str]]) -> None:
         self.answer = answer
         self.requests: list[Request] = []

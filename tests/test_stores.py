@@ -231,6 +231,15 @@ def test_a_folder_goes_on_file_by_file(bucket: pafs.FileSystem, tmp_path: Path) 
     assert list((tmp_path / "state/sro-edge/runs").iterdir()) == []
 
 
+def test_names_in_a_folder_may_hold_any_sign(bucket: pafs.FileSystem, tmp_path: Path) -> None:
+    odd = ["day=a%3Ab/my file.parquet", "c#1?.parquet"]
+    for name in odd:
+        put(bucket, f"dumps/in/{name}")
+    rewrite_dump(Address("s3://dumps/in"), Address("s3://dumps/out"), FakeRewriter())
+    assert names(bucket, "dumps/out") == sorted(f"dumps/out/{name}" for name in odd)
+    assert str(Address("hf://datasets/a/b") / "my file.csv") == "hf://datasets/a/b/my file.csv"
+
+
 def test_scores_go_to_a_store(bucket: pafs.FileSystem, tmp_path: Path) -> None:
     from engines import ToyScreener
 

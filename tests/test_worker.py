@@ -120,6 +120,17 @@ def test_an_engine_that_always_fails_ends_the_run(
     assert mended.seen == ["abort", "abort 2", "abort 3", "fine too"]
 
 
+def test_units_between_the_failures_cost_no_sound_one(
+    source: Path, output: Path, rewriter: worker.RemoteRewriter
+) -> None:
+    write(source, ["fine", "abort", "fine", "abort 2", "abort 3", "fine too"])
+    with pytest.raises(EngineError, match="3 units in a row"):
+        rewrite_dump(source, output, rewriter, unit_rows=1)
+    mended = FakeRewriter()
+    assert rewrite_dump(source, output, mended, unit_rows=1).resumed_rows == 1
+    assert mended.seen == ["abort", "abort 2", "abort 3", "fine too"]
+
+
 @pytest.mark.parametrize(("policy", "text"), [("keep", "abort"), ("mask", "[removed]")])
 def test_lost_comments_follow_the_policy(
     source: Path, output: Path, rewriter: worker.RemoteRewriter, policy: str, text: str
