@@ -130,13 +130,15 @@ def _facts(opened: Bundle) -> Iterator[tuple[str, str]]:
     yield from _lines("score", opened.scores)
 
 
-def _lines(name: str, data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _lines(name: str, data: dict[str, Any], depth: int = 1) -> Iterator[tuple[str, str]]:
     for key, value in data.items():
-        if isinstance(value, dict):
-            yield from _lines(name, value, f"{prefix}{key} ")
+        if isinstance(value, dict) and depth:
+            yield from ((name, f"{key} {line}") for _, line in _lines(name, value, depth - 1))
+        elif isinstance(value, dict | list):
+            yield name, f"{key}  {len(value)} entries (--json)"
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield name, f"{prefix}{key}  {text}"
+            yield name, f"{key}  {text}"
 
 
 def _size(count: int) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--bundle", type=PATH, metavar="PATH", help="Bundle [default: built in].")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
 @click.option("--out", "-o", type=PATH, metavar="PATH", help="Write a bundle with that threshold.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that exists.")
 def calibrate(
     labelled: Path,
     column: str,
@@ -36,6 +37,7 @@ def calibrate(
     bundle: Path | None,
     threads: int | None,
     out: Path | None,
+    overwrite: bool,
 ) -> None:
     """Find the toxicity threshold that catches the share of toxic comments you want.
 
@@ -58,9 +60,13 @@ def calibrate(
         raise click.UsageError("give either --recall or --precision")
     from sro_edge.bundle import Bundle
     from sro_edge.evaluation import calibration
+    from sro_edge.folders import check_replaceable
+    from sro_edge.manifest import is_bundle
     from sro_edge.screener import Screener
     from sro_edge.training.piles import read_labelled
 
+    if out is not None:
+        check_replaceable(out, overwrite, is_bundle)
     sample = read_labelled([labelled], column, label)
     opened = Bundle.load(bundle)
     screener = Screener(opened.screener, threads=threads)
@@ -75,6 +81,7 @@ def calibrate(
             out,
             thresholds=dataclasses.replace(opened.thresholds, toxicity=found.threshold),
             scores={"calibration": {"wanted": wanted, **found.to_dict()}},
+            overwrite=overwrite,
         )
         click.echo(f"{out}: a copy of {opened.name} with this threshold", err=True)
     click.echo(json.dumps(found.to_dict()))

@@ -37,6 +37,7 @@ from sro_edge.manifest import (
     FileRecord,
     check_file,
     files_of,
+    is_bundle,
     read_manifest,
     to_bytes,
 )
@@ -199,6 +200,7 @@ class Bundle:
         *,
         thresholds: Thresholds | None = None,
         scores: dict[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> Bundle:
         """Write this bundle to a new folder, whole or not at all.
 
@@ -206,6 +208,7 @@ class Bundle:
             out: the folder to make.
             thresholds: in place of this bundle's.
             scores: added to this bundle's, those of the same name replaced.
+            overwrite: replace a bundle that is there.
 
         Raises:
             OutputError: ``out`` exists or cannot be written.
@@ -214,7 +217,7 @@ class Bundle:
         manifest["thresholds"] = (thresholds or self.thresholds).given()
         manifest["scores"] = {**self.scores, **(scores or {})}
         check_room(Path(out), sum(record.bytes for record in self.files.values()))
-        with new_folder(Path(out), overwrite=False, is_ours=lambda _: False) as (folder, _):
+        with new_folder(Path(out), overwrite=overwrite, is_ours=is_bundle) as (folder, _):
             for name in self.files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.path / name, folder / name)

@@ -63,6 +63,8 @@ _QUANTITY = re.compile(
     r"|l|ft|in|mph|kph|fps|px?|[km]?wh?|v|mah|[bxcf]|x\d+)?",
     re.IGNORECASE,
 )
+_NAME = re.compile(r"[^\W\d_]{6,}\d{1,4}")  # a word and a number behind it, as in a user's name
+_CHAT = frozenset("uraiycknb24")  # single letters that stand for words: "u r a"
 _MOST_READINGS = 64
 _LONGEST = 48  # characters of a token that is read another way
 _LEAST_GAIN = 4.0  # by which another reading must be likelier, in nats
@@ -170,7 +172,7 @@ class Deobfuscator:
         out, end = [], 0
         for span in [*kept, Span(len(plain), len(plain))]:
             out += [
-                _TOKEN.sub(lambda m: self._token(m[0]), plain[end : span.start]),
+                _TOKEN.sub(self._read, plain[end : span.start]),
                 span.of(plain),
             ]
             end = span.end
@@ -207,12 +209,23 @@ class Deobfuscator:
         letters = match.group()[:: len(match.group(1)) + 1]
         if sum(c.isalpha() for c in letters) < max(2, len(letters) / 3):
             return match.group()
+        if _CHAT.issuperset(letters.lower()):
+            return match.group()
         return min(self._vocabulary.part(r) for r in _readings(letters))[1]
+
+    def _read(self, match: re.Match[str]) -> str:
+        """A token as it is meant; a part of a name with an underscore in it means itself."""
+        text, start, end = match.string, match.start(), match.end()
+        before = start > 1 and text[start - 1] == "_" and text[start - 2].isalnum()
+        behind = text[end : end + 1] == "_" and text[end + 1 : end + 2].isalnum()
+        return match.group() if before or behind else self._token(match.group())
 
     def _read_token(self, token: str) -> str:
         """The likeliest reading of leetspeak and of stretched letters."""
         word = token.rstrip("!")
         if (word.isalpha() and not _stretched(word)) or _QUANTITY.fullmatch(word):
+            return token
+        if _NAME.fullmatch(word) and not _stretched(word):
             return token
         short = _LONG_RUN.sub(r"\1\1\1", word)
         if len(short) > _LONGEST or not any(c.isalpha() or c == "@" for c in short):

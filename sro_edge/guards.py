@@ -48,7 +48,8 @@ def tidy(answer: str, comment: str) -> str:
     text = answer.strip().lstrip(",;:.- ")
     body = text.rstrip(".!?…")
     left = body.rstrip(",;:- \t\n")
-    if any(mark in ",;:-" for mark in body[len(left) :]):
+    over = body[len(left) :]  # a comment may end so itself, as with "&#8230;"
+    if any(mark in ",;:-" for mark in over) and not comment.rstrip().endswith(over):
         text = left + text[len(body) :]
     end = comment.rstrip()[-1:]
     if text and end in {".", "!", "?", "…"} and text[-1].isalnum():

@@ -121,6 +121,11 @@ def to_bytes(manifest: dict[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a manifest, so that it is a bundle, whole or not."""
+    return (folder / MANIFEST).is_file()
+
+
 def sha256(file: Path) -> str:
     """Hex digest of a file's bytes."""
     with file.open("rb") as handle:

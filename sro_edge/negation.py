@@ -37,6 +37,10 @@ _SMALL = frozenset(
     " over up out off there here so very really quite too even just ever such much more most still"
     " yet also".split()
 )
+# Not to be so is an insult: where a negation has no word of the comment left, it flips with these.
+_PRAISE = frozenset(
+    "smart wise clever bright nice kind good great helpful honest fair sane brave capable".split()
+)
 _WHOLE = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is", "d": "do"}
 _SUFFIX = re.compile(r"(?<=..)(?:ing|ed|es?|(?<!s)s)$")
 
@@ -46,6 +50,10 @@ def keeps_negation(answer: str, comment: str) -> bool:
     before, after = _Reading.of(comment), _Reading.of(answer)
     if before.bonds == after.bonds:
         return True
+    if after.doubled > before.doubled:
+        return False
+    if after.negators <= before.negators and after.praised - before.praised:
+        return False
     return not any(
         (before.bound[i] and not after.near[j]) or (after.first[j] and not before.near[i])
         for i, j in _aligned(before.stems, after.stems).items()
@@ -61,12 +69,22 @@ class _Reading:
         near: whether a word stands after a negator in its clause, or right before it.
         bound: the same for content words after it, and for a verb before it.
         first: whether it is the first content word after one.
+        negators: how many negators there are.
+        doubled: how many of them stand behind another one in their clause.
     """
 
     stems: list[str] = field(default_factory=list)
     near: list[bool] = field(default_factory=list)
     bound: list[bool] = field(default_factory=list)
     first: list[bool] = field(default_factory=list)
+    negators: int = 0
+    doubled: int = 0
+
+    @property
+    def praised(self) -> set[str]:
+        """Words of praise that are the first behind a negator."""
+        rows = zip(self.stems, self.first, strict=True)
+        return {stem for stem, first in rows if first and stem in _PRAISE}
 
     @property
     def bonds(self) -> list[tuple[str, bool, bool]]:
@@ -85,7 +103,9 @@ class _Reading:
                 if word in ("not", "no", "never") and not begins:
                     found.near[-1] = True
                     found.bound[-1] |= found.stems[-1] in _VERBS
+                found.doubled += negated and word != "nor"
                 negated = waiting = True
+                found.negators += 1
             elif not word[0].isalnum() or word in _CONJUNCTIONS:
                 negated, waiting, begins = False, False, True
             else:

@@ -29,6 +29,7 @@ from sro_edge.manifest import (
     FileRecord,
     check_file,
     files_of,
+    is_bundle,
     parse_manifest,
     read_manifest,
     to_bytes,
@@ -111,9 +112,6 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 @contextmanager
 def _folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    def is_bundle(folder: Path) -> bool:
-        return (folder / MANIFEST).is_file()
-
     with new_folder(out, overwrite=overwrite, is_ours=is_bundle) as (folder, _):
         yield folder
 

@@ -181,10 +181,17 @@ class Rewriter:
 
         A text that comes again is not worked on again. Between two calls, nothing is remembered but
         ``remember`` spans.
+
+        Raises:
+            TypeError: ``texts`` is one string, or a text is no string.
         """
+        if isinstance(texts, str):
+            raise TypeError("give a list of texts, not one text")
         known: OrderedDict[str, Rewrite] = OrderedDict()
         stream = iter(texts)
         while chunk := list(islice(stream, _CHUNK)):
+            if any(not isinstance(t, str | None) for t in chunk):
+                raise TypeError("a text must be a string or None")
             new = list(dict.fromkeys(t for t in chunk if t and t.strip() and t not in known))
             results = dict(zip(new, self._rewrite_all(new), strict=True))
             for text in chunk:
@@ -317,7 +324,20 @@ class Rewriter:
                 continue
             engines = [p.engine for p in job.pieces]
             engine = next(e for e in ("delete", "sample", "greedy") if e in engines)
-            job.done = job.rewritten(text, engine, scores, i)
+            found = job.rewritten(text, engine, scores, i)
+            if self._means_the_same(found, job.text):
+                job.done = found
+            else:
+                job.reopen("meaning")
+
+    def _means_the_same(self, found: Rewrite, text: str) -> bool:
+        """Whether a rewrite is as similar as asked to the comment, disguised words or not."""
+        floor = self.thresholds.similarity
+        if found.similarity is None or found.similarity >= floor:
+            return True
+        said = [self.screener.reveal(str(found.text)), self.screener.reveal(text)]
+        embedding = self._scores.score(said).embedding
+        return embedding is not None and float(embedding[0] @ embedding[1]) >= floor
 
     def _leave_out(self, jobs: Sequence[Job]) -> None:
         """Close comments that pass, and say nearly the same, without their unmended curses."""

@@ -33,6 +33,7 @@ Floats = npt.NDArray[np.float32]
 SCREEN_TOLERANCE = 1e-4
 TOXIC_LABELS = frozenset({"toxic", "toxicity", "hate", "hateful", "offensive"})
 _MOST_TOKENS, _MOST_WORDS = 1_000_000, 10_000_000  # more in a config.json is absurd
+_HARMLESS = 0.01  # toxicity below which signs that the tokenizer does not know make no text toxic
 _CHUNK = 2048  # windows tokenised at a time: what bounds the memory
 
 
@@ -97,6 +98,7 @@ class Screener:
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
+        self._unknown: int | None = self._tokenizer.token_to_id("[UNK]")
         self._deobfuscator = Deobfuscator(self._vocabulary) if deobfuscate else None
         self._session = load_session(folder / "model.onnx", threads, device)
         on_gpu = CUDA in self._session.get_providers()
@@ -118,8 +120,9 @@ class Screener:
     def score(self, texts: Sequence[str], first_stage: FirstStage | None = None) -> Scores:
         """Scores in the order of ``texts``; equal texts are scored once.
 
-        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. With
-        ``first_stage`` only the windows that it does not clear are screened. A text that
+        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. Signs that
+        the tokenizer does not know (most emoji) make no words toxic that without them surely are
+        not. With ``first_stage`` only the windows that it does not clear are screened. A text that
         is blank, or only marks and signs that the tokenizer does not know, has toxicity 0, fluency
         1 and an embedding of zeros.
         """
@@ -135,7 +138,7 @@ class Screener:
                 means.skip(chunk, left)
                 chunk = left
             for batch in token_batches(chunk, self._batch_tokens):
-                means.add(*self._run(batch))
+                means.add(*self._judge(batch))
         means.join(owners[len(order) :], len(order))
         return means.scores(rows, cascaded=first_stage is not None)
 
@@ -191,6 +194,24 @@ class Screener:
         if any(c.isalnum() for c in text):
             return False
         return all(t in self._dumb or unicodedata.category(t[0])[0] == "P" for t in tokens if t)
+
+    def _judge(
+        self, batch: list[Piece]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], dict[str, Floats]]:
+        """As :meth:`_run`; unknown signs, which say nothing to the model, count for nothing."""
+        numbers, lengths, outputs = self._run(batch)
+        toxicity = outputs["toxicity"]
+        known = [
+            (row, [token for token in ids if token != self._unknown])
+            for row, (_, ids) in enumerate(batch)
+            if self._unknown in ids and toxicity[row] > _HARMLESS
+        ]
+        known = sorted((piece for piece in known if len(piece[1]) > 2), key=lambda p: len(p[1]))
+        for bare in token_batches(known, self._batch_tokens):
+            rows, _, found = self._run(bare)
+            harmless = found["toxicity"] <= _HARMLESS
+            toxicity[rows[harmless]] = found["toxicity"][harmless]
+        return numbers, lengths, outputs
 
     def _run(
         self, batch: list[Piece]

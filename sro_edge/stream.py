@@ -30,13 +30,14 @@ def annotate_stream(
     came out. The names of the new members are free in the first lines; they must stay free.
 
     Raises:
-        InputError: a line is no JSON object, or has a comment that is no string.
+        InputError: a line is no JSON object, or has a comment that is no string, or none of the
+            first objects has one.
         EngineError: the models failed over several units in a row.
         OutputError: ``target`` cannot be written.
         BrokenPipeError: nobody reads ``target`` any more.
     """
     answers, tally = Answers(annotator, hooks.trouble), Tally(options.examples)
-    names: list[str] | None = None
+    names: list[str] = []
     number = 0
 
     def tell() -> None:
@@ -54,7 +55,8 @@ def annotate_stream(
             comment_of(record or {}, options.column, where)
             for record, where in zip(records, wheres, strict=True)
         ]
-        if names is None:
+        if not names and any(record is not None for record in records):
+            _check_member(records, options.column)
             taken = {name for record in records for name in record or ()}
             fields = annotator.fields(options.column, pa.string())
             names = [field.name for field in free_fields(fields, taken)]
@@ -78,6 +80,16 @@ def annotate_stream(
         if tally.rows == options.limit:
             break
     return tally
+
+
+def _check_member(records: Sequence[dict[str, Any] | None], column: str) -> None:
+    """Raise InputError where none of the first objects has the comments' member."""
+    members = dict.fromkeys(name for record in records for name in record or ())
+    if column not in members:
+        raise InputError(
+            f"no object in the first lines has a member {column!r}; the members are: "
+            f"{', '.join(map(repr, [*members][:20])) or 'none'}. Name one with --column"
+        )
 
 
 def _lines_of(records: Sequence[Any], rows: int) -> int:

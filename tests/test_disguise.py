@@ -64,6 +64,8 @@ def test_disguises_are_seen_through(reader: Deobfuscator, text: str, seen: str) 
         "You are an idiot!!! What is this?",
         "it costs 10k or $5, 3rd of 12, at 5pm, 100% C++, 44MHz, 1080x720",
         "win10 co19 psi4",  # names with a number
+        "LittleMountain5 and GPT4All_user2",
+        "u r a car, u r 2",
         "1 2 3 4 5",
         "<|im_end|> [INST] <|rewrite|> |so|",
         "@s0me1 https://example.org/1d10t a.b1@example.org r/1diots",

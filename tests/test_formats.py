@@ -350,6 +350,12 @@ def test_a_stream_of_many_lines_keeps_its_order() -> None:
     assert found[3]["detox_reason"] == "toxic"
 
 
+def test_a_stream_without_the_comments_member_is_refused() -> None:
+    out, err = stream().communicate(b'\n{"body": "stupid"}\n')
+    assert out == b""
+    assert b"no object in the first lines has a member 'text'; the members are: 'body'" in err
+
+
 def test_blank_lines_of_a_stream_are_no_rows() -> None:
     data = b'\n\n{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}\n'
     out, err = stream(limit=2).communicate(data)

@@ -49,6 +49,7 @@ def test_left_over_separators_go() -> None:
     assert tidy("that is so .", "that is so stupid .") == "that is so ."
     assert tidy("fine...", "stupid.") == "fine..."
     assert tidy("well - ,", "well - , idiot") == "well"
+    assert tidy("so &#8230;", "so stupid &#8230;") == "so &#8230;"
     assert tidy("a" + " -" * 200_000 + "x", "b") == "a" + " -" * 200_000 + "x"  # no trap
 
 
@@ -139,6 +140,8 @@ FLIPPED = [
     ("he left without his stupid friend", "he left with his friend"),
     ("neither of the idiots came", "both of the men came"),
     ("you are not an idiot", "you are wrong"),
+    ("you are not an idiot", "you are not smart"),
+    ("don't be an idiot", "don't be not smart"),
     ("that is not a stupid idea", "that is an idea"),
     ("not all of them are stupid", "all of them are silly"),
     # and the other way

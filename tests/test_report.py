@@ -150,6 +150,10 @@ def test_the_command_names_the_page(run: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{run.with_suffix('.html')}\n"
     assert run.with_suffix(".html").is_file()
+    (run.parent / "page").mkdir()
+    taken = CliRunner().invoke(main, ["report", str(run), "-o", str(run.parent / "page")])
+    assert taken.exit_code == 1
+    assert "page cannot be written: Is a directory; name another page with -o" in taken.stderr
     late = CliRunner().invoke(main, ["report", str(run), "-o", str(run.parent / "no" / "page")])
     assert late.exit_code == 2
     assert "no does not exist; make it or choose another." in late.stderr

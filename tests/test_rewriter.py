@@ -95,6 +95,13 @@ def one(text: str, answer: Callable[[str, bool], list[str]], **options: Any) -> 
     return next(rewriter(answer, **options).rewrite([text]))
 
 
+def test_one_text_is_no_list_of_texts() -> None:
+    engine = rewriter(lambda prompt, greedy: [])
+    for wrong, message in [("idiot", "not one text"), (["a", 5], "a string or None")]:
+        with pytest.raises(TypeError, match=message):
+            list(engine.rewrite(wrong))  # type: ignore[arg-type]
+
+
 def test_clean_blank_and_toxic_comments_in_order() -> None:
     engine = rewriter(lambda prompt, greedy: ["you are wrong"])
     texts = ["fine, thanks", None, "  ", "you are an idiot", "fine, thanks"]

@@ -123,6 +123,26 @@ def test_marks_and_unknown_signs_say_nothing(tiny_screener_folder: Path) -> None
     assert scores.toxicity == pytest.approx([0, 0, 0, TOXIC, CLEAN], abs=1e-6)
 
 
+def test_unknown_signs_make_no_harmless_words_toxic(
+    tiny_screener_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = screener(tiny_screener_folder)
+    unknown = engine._unknown
+    run = engine._run
+
+    def suspicious(batch: list[tuple[int, list[int]]]) -> Any:
+        numbers, lengths, outputs = run(batch)
+        signs = np.array([unknown in ids for _, ids in batch])
+        rude = outputs["toxicity"] > 0.5
+        outputs["toxicity"] = np.select([signs, rude], [0.45, 0.3], 0.002).astype(np.float32)
+        return numbers, lengths, outputs
+
+    monkeypatch.setattr(engine, "_run", suspicious)
+    texts = ["my friend 😀", "idiot 😀", "my friend", "idiot", "😀 my 🍚 friend", "私 😀"]
+    found = engine.score(texts).toxicity
+    assert found == pytest.approx([0.002, 0.45, 0.002, 0.3, 0.002, 0.45])
+
+
 def test_one_toxic_word_taints_a_long_text(tiny_screener_folder: Path) -> None:
     engine = screener(tiny_screener_folder)
     clean = "thanks my friend . " * 20_000  # 380,000 characters
@@ -188,7 +208,8 @@ def test_disguised_insults_are_read_a_second_time(
     texts = ["thanks my friend", "you are an 1d10t", "you are an idiot", "s t u p i d", "m0ney"]
     scores = engine.score(texts)
     assert scores.toxicity == pytest.approx([CLEAN, TOXIC, TOXIC, TOXIC, CLEAN], abs=1e-6)
-    assert sum(batches) == len(texts) + 2
+    without = 2  # "1d10t" and "m0ney" are unknown words: once more without them
+    assert sum(batches) == len(texts) + 2 + without
     raw = screener(tiny_screener_folder, deobfuscate=False).score(texts)
     assert raw.toxicity == pytest.approx([CLEAN, CLEAN, TOXIC, CLEAN, CLEAN], abs=1e-6)
     assert raw.embedding is not None

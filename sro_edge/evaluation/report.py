@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sro_edge.errors import OutputError
 from sro_edge.evaluation.outputs import SCORES, Output, open_output, records
 from sro_edge.evaluation.page import Answer, Figures, Histogram, Page, Row, bin_of, render, text_of
 
@@ -33,34 +34,37 @@ def report_run(output: Path, page: Path, *, column: str | None = None, rows: int
 
     Raises:
         InputError: ``output`` cannot be read, or no rewrite run made it.
+        OutputError: ``page`` cannot be written.
     """
     made = open_output(output, column)
     seen = _Seen(rows)
     for record in records(made):
         seen.add(record)
     shown = seen.chosen()
-    page.write_text(
-        render(
-            Page(
-                title=f"Rewrites in {output.name}",
-                tables=[_counts(seen)],
-                histograms=[
-                    Histogram(
-                        "toxicity of rewritten comments",
-                        {"before": seen.before, "after": seen.after},
-                    ),
-                    Histogram("toxicity of unresolved comments", {"before": seen.unresolved}),
-                    Histogram("similarity of rewrites", {"rewritten": seen.similarity}),
-                ],
-                facts=_facts(made),
-                systems=["this run"],
-                scores=["toxicity", "after", "similarity", "fluency", "attempts"],
-                rows=[_row(record) for record in shown],
-            )
-        ),
-        "utf-8",
-        errors="replace",
+    html = render(
+        Page(
+            title=f"Rewrites in {output.name}",
+            tables=[_counts(seen)],
+            histograms=[
+                Histogram(
+                    "toxicity of rewritten comments",
+                    {"before": seen.before, "after": seen.after},
+                ),
+                Histogram("toxicity of unresolved comments", {"before": seen.unresolved}),
+                Histogram("similarity of rewrites", {"rewritten": seen.similarity}),
+            ],
+            facts=_facts(made),
+            systems=["this run"],
+            scores=["toxicity", "after", "similarity", "fluency", "attempts"],
+            rows=[_row(record) for record in shown],
+        )
     )
+    try:
+        page.write_text(html, "utf-8", errors="replace")
+    except OSError as error:
+        raise OutputError(
+            f"{page} cannot be written: {error.strerror or error}; name another page with -o"
+        ) from error
     return len(shown)
 
 
