@@ -375,12 +375,15 @@ def _draw(slots: Sequence[_Slot], logits: Floats) -> Iterator[dict[int, list[int
             rows += range(start, start + many)
             places += range(len(strand.answer), len(strand.answer) + many)
             noise += [key] * many
+    keys = np.array(noise, dtype=np.uint64)
+    if any(temperature):
+        keys = mix(np.array(places), keys)
     tokens: list[int] = draw(
         logits,
         np.array(temperature, dtype=np.float32),
         np.array(top_p, dtype=np.float32),
         np.array(rows, dtype=np.intp),
-        mix(np.array(places), np.array(noise, dtype=np.uint64)),
+        keys,
     ).tolist()
     drawn = iter(tokens)
     for slot in slots:

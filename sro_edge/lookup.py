@@ -15,11 +15,15 @@ _MOST = 15  # guesses verified in one step
 # llama.cpp's kernels for a CPU take so many tokens at once, and what is left over one by one, which
 # costs twice as much: three tokens take longer than four.
 _BLOCK = 4
-_WORTH = 1.15  # the gain, by the estimate, from which on guesses are verified
+# The gain, by the estimate, from which on guesses are verified: of few answers, and of more, where
+# a step is nearly as dear as its tokens and a wrong estimate costs more than a right one gains.
+_WORTH, _FEW, _WORTH_OF_MORE = 1.15, 3, 1.5
 _OUTLIER = 2.0  # a step that took so many times what was expected was held up by something else
-_MEMORY = 0.98  # how much of the past costs the estimate of a step keeps at every step
+_NEW = 0.1  # what the newest step over so many tokens weighs beside those before it
+_RANGE = 4.0  # variance of the tokens of steps, from which on their costs tell a from b
+_ASSUMED = 8.0  # a / b until then
 _LONG_MEMORY = 0.999  # the same of hits, at every token
-_TRY = 32  # steps of one answer without guesses, after which some are tried, for what they cost now
+_TRY = 64  # of so many steps of few answers, one is of the other kind, for what that costs now
 
 
 class Draft:
@@ -89,9 +93,10 @@ class Depth:
     def __init__(self, rows: int) -> None:
         self._rows = rows
         self._hits, self._seen = [30.0, 90.0], [100.0, 100.0]  # after a miss, after a hit
-        self._sums: list[float] = []  # of 1, n, n², t, n t
-        self._fixed, self._each = 8.0, 1.0  # a and b, in any unit: only their ratio counts
-        self._idle = 0  # steps of one answer without guesses, since the last that had some
+        self._costs: dict[int, tuple[float, int]] = {}  # tokens -> seconds, and how often measured
+        self._sums = [0.0] * 5  # of 1, n, n², t, n t over these
+        self._fixed, self._each = _ASSUMED, 1.0  # a and b, in any unit: only their ratio counts
+        self._steps = 0  # of few answers
 
     def saw(self, hit: bool, *, sure: bool) -> None:
         """Note whether a token of an answer was the one guessed, and whether that before it was."""
@@ -99,21 +104,28 @@ class Depth:
         self._seen[sure] = self._seen[sure] * _LONG_MEMORY + 1
 
     def took(self, tokens: int, seconds: float) -> None:
-        """Note what a step cost that fed ``tokens`` tokens of answers and nothing else."""
-        if not self._sums:  # the first one scales the a and b that were assumed
-            each = seconds / (self._fixed + tokens * self._each)
-            self._sums = [0.0] * 5
-            for size in (1, 33):
-                self._add(size, each * (self._fixed + size * self._each))
-            self._fixed, self._each = each * self._fixed, each * self._each
-        seconds = min(seconds, _OUTLIER * (self._fixed + tokens * self._each))
-        self._sums = [s * _MEMORY for s in self._sums]
-        self._add(tokens, seconds)
+        """Note what a step cost that fed ``tokens`` tokens of answers and nothing else.
+
+        Every size of a step counts once, however often it comes: else the fit would forget what
+        the sizes cost that are not chosen now.
+        """
+        before, times = self._costs.get(tokens, (0.0, 0))
+        if times:
+            seconds = min(seconds, _OUTLIER * before)
+        after = before + (seconds - before) * max(_NEW, 1 / (times + 1))
+        self._costs[tokens] = after, times + 1
+        seen = () if times else (1, tokens, tokens**2)
+        change = (*seen, after - before, tokens * (after - before))
+        for place, more in enumerate(change, 5 - len(change)):
+            self._sums[place] += more
         one, n, nn, t, nt = self._sums
         spread = one * nn - n * n
-        if spread > 0.01 * one * one:
-            each = max((one * nt - n * t) / spread, 1e-9)
-            self._fixed, self._each = max((t - each * n) / one, 0.0), each
+        if spread < _RANGE * one * one:
+            self._each = t / (one * _ASSUMED + n)
+            self._fixed = _ASSUMED * self._each
+        else:
+            self._each = max((one * nt - n * t) / spread, 1e-9)
+            self._fixed = max((t - self._each * n) / one, 0.0)
 
     def choose(self, drafts: Sequence[Draft], tokens: int) -> int:
         """Guesses for each answer, by its draft, in a step over ``tokens`` tokens beside them."""
@@ -122,22 +134,18 @@ class Depth:
             return 0
         after_miss, rate = (min(h / n, 0.999) for h, n in zip(self._hits, self._seen, strict=True))
         first = sum(rate if draft.sure else after_miss for draft in drafts)  # hits to be expected
-        depth, best = 0, answers / self._cost(answers) * _WORTH
+        worth = _WORTH if answers <= _FEW else _WORTH_OF_MORE
+        depth, best = 0, answers / self._cost(answers) * worth
         for guesses in range(_BLOCK - 1, min(_MOST, self._rows // answers - 1) + 1, _BLOCK):
             # Leviathan et al. (2023), eq. 1, with another rate for the first guess.
             gained = answers + first * (1 - rate**guesses) / (1 - rate)
             if (speed := gained / self._cost(answers * (1 + guesses))) > best:
                 depth, best = guesses, speed
-        if answers > 1:
-            return depth
-        self._idle = 0 if depth else self._idle + 1
-        if self._idle == _TRY and self._rows >= _BLOCK:
-            self._idle, depth = 0, _BLOCK - 1
-        return depth + (-(tokens + depth) % _BLOCK if depth else 0)
-
-    def _add(self, tokens: int, seconds: float) -> None:
-        terms = 1.0, tokens, tokens**2, seconds, tokens * seconds
-        self._sums = [s + term for s, term in zip(self._sums, terms, strict=True)]
+        if answers <= _FEW:
+            self._steps += 1
+            if self._steps % _TRY == _BLOCK and self._rows >= _BLOCK * answers:
+                depth = 0 if depth else _BLOCK - 1
+        return depth + (-(tokens + depth) % _BLOCK if depth and answers == 1 else 0)
 
     def _cost(self, tokens: int) -> float:
         """Seconds of a step over so many tokens."""

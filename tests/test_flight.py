@@ -311,9 +311,10 @@ def test_depth_follows_cost_and_hits() -> None:
 
 
 def test_depth_fills_blocks_and_expects_little_after_a_miss() -> None:
-    made, (draft,) = Depth(64), [Draft([1, 2, 3])]
-    made.took(1, 9.0)
-    for tokens in (1, 21, 22, 23, 24):  # with a prompt in the step, too
+    draft = Draft([1, 2, 3])
+    for tokens in (21, 22, 23, 24, 1):  # with a prompt in the step, too
+        made = Depth(64)
+        made.took(1, 9.0)
         depth = made.choose([draft], tokens)
         assert depth
         assert (tokens + depth) % 4 == 0
@@ -321,13 +322,22 @@ def test_depth_fills_blocks_and_expects_little_after_a_miss() -> None:
     assert made.choose([draft], 1) < depth
 
 
-def test_depth_tries_again_what_did_not_pay() -> None:
+def test_depth_tries_now_and_then_what_did_not_pay() -> None:
     made = Depth(64)
-    for step in range(300):
-        made.took(1 + step % 9, 1.0 + step % 9)
-    chosen = [made.choose([Draft([1])], 1) for _ in range(64)]
-    assert [place for place, depth in enumerate(chosen) if depth] == [31, 63]
-    assert not any(made.choose([Draft([1])] * 2, 2) for _ in range(64))
+    for tokens in range(1, 10):
+        made.took(tokens, float(tokens))
+    chosen = [made.choose([Draft([1])], 1) for _ in range(128)]
+    assert [place for place, depth in enumerate(chosen) if depth] == [3, 67]
+    assert not any(made.choose([Draft([1])] * 4, 4) for _ in range(128))
+
+
+def test_depth_remembers_what_it_does_not_choose_now() -> None:
+    made = Depth(64)
+    for tokens in (1, 4, 8, 12, 16):
+        made.took(tokens, 10.0 + tokens)
+    for _ in range(1000):
+        made.took(16, 26.0)
+    assert (made._fixed, made._each) == (pytest.approx(10), pytest.approx(1))
 
 
 def test_draws_of_equal_keys_are_equal_and_greedy_rows_are_greedy() -> None:
