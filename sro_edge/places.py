@@ -59,7 +59,8 @@ def refuse_existing(output: Place, *, overwrite: bool) -> None:
     """
     folder = is_folder(output)
     note = note_of(output)
-    if not overwrite and (folder or _is_file(output)):
+    there = folder or (output.exists() if isinstance(output, Path) else _is_file(output))
+    if there and not overwrite:
         raise OutputError(
             f"{output} exists; choose another output or add --overwrite to replace it"
         )

@@ -98,7 +98,8 @@ class Screener:
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
-        self._unknown: int | None = self._tokenizer.token_to_id("[UNK]")
+        unknown = map(self._tokenizer.token_to_id, ("[UNK]", "<unk>"))
+        self._unknown: int | None = next((token for token in unknown if token is not None), None)
         self._deobfuscator = Deobfuscator(self._vocabulary) if deobfuscate else None
         self._session = load_session(folder / "model.onnx", threads, device)
         on_gpu = CUDA in self._session.get_providers()

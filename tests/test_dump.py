@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,8 @@ def test_unusable_outputs(source: Path, output: Path, tmp_path: Path) -> None:
     assert not checkpoints.folder_of(output).exists()
     rewrite_dump(source, output, FakeRewriter(), overwrite=True)
     assert_carried(source, output)
+    os.mkfifo(tmp_path / "pipe.parquet")
+    refused(tmp_path / "pipe.parquet", "exists; choose another output")
     other = tmp_path / "other.parquet"
     note = tmp_path / "other.parquet.json"
     note.write_text('{"mine": true}')
