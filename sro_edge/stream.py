@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +13,10 @@ from sro_edge.answers import LOST_IN_A_ROW, Answers, Tally, with_own_bytes
 from sro_edge.columns import Annotator
 from sro_edge.errors import EngineError, InputError, OutputError
 from sro_edge.formats.base import free_fields
-from sro_edge.formats.jsonl import comment_of, extend, parse
+from sro_edge.formats.jsonl import comment_of, extend, no_member, parse
 from sro_edge.run import Hooks, Options, Progress
+
+Record = dict[str, Any]
 
 _WAIT_SECONDS = 0.05  # for more lines, before those that are there are worked on
 _READ = 1 << 16
@@ -46,18 +47,18 @@ def annotate_stream(
 
     tell()
     for batch in _batches(source, options.unit_rows, tell):
+        left = None if options.limit is None else options.limit - tally.rows
+        records = _parsed(batch, number, left)
+        batch = batch[: len(records)]
         wheres = [f"line {number + n}" for n in range(1, len(batch) + 1)]
-        records = [parse(raw, where) for raw, where in zip(batch, wheres, strict=True)]
-        if options.limit is not None:
-            stop = _lines_of(records, options.limit - tally.rows)
-            batch, wheres, records = batch[:stop], wheres[:stop], records[:stop]
         comments = [
             comment_of(record or {}, options.column, where)
             for record, where in zip(records, wheres, strict=True)
         ]
         if not names and any(record is not None for record in records):
-            _check_member(records, options.column)
-            taken = {name for record in records for name in record or ()}
+            taken = dict.fromkeys(name for record in records for name in record or ())
+            if options.column not in taken:
+                raise no_member("the first lines", options.column, [*taken])
             fields = annotator.fields(options.column, pa.string())
             names = [field.name for field in free_fields(fields, taken)]
         ((_, rows),) = answers.give([comments])  # whoever wrote these lines may wait for them
@@ -82,20 +83,17 @@ def annotate_stream(
     return tally
 
 
-def _check_member(records: Sequence[dict[str, Any] | None], column: str) -> None:
-    """Raise InputError where none of the first objects has the comments' member."""
-    members = dict.fromkeys(name for record in records for name in record or ())
-    if column not in members:
-        raise InputError(
-            f"no object in the first lines has a member {column!r}; the members are: "
-            f"{', '.join(map(repr, [*members][:20])) or 'none'}. Name one with --column"
-        )
-
-
-def _lines_of(records: Sequence[Any], rows: int) -> int:
-    """How many lines hold so many rows, or all there are; blank ones hold none."""
-    ends = accumulate(record is not None for record in records)
-    return next((line for line, row in enumerate(ends, 1) if row == rows), len(records))
+def _parsed(batch: Sequence[bytes], number: int, rows: int | None) -> list[Record | None]:
+    """The objects on the lines behind line ``number``, None on blank ones, up to so many rows."""
+    records: list[Record | None] = []
+    for where, raw in enumerate(batch, number + 1):
+        if rows == 0:
+            break
+        record = parse(raw, f"line {where}")
+        records.append(record)
+        if rows is not None and record is not None:
+            rows -= 1
+    return records
 
 
 def _batches(source: int, most: int, tick: Callable[[], None]) -> Iterator[list[bytes]]:

@@ -371,6 +371,12 @@ def test_a_bad_line_ends_a_stream_behind_the_good_ones() -> None:
     assert b"InputError: line 4: not a JSON object" in err
 
 
+def test_a_bad_line_behind_the_limit_of_a_stream_is_not_read() -> None:
+    out, err = stream(limit=1).communicate(b'{"text": "a"}\n[]\n')
+    assert err == b""
+    assert out.count(b"\n") == 1
+
+
 def test_only_both_ends_can_be_streams(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="give - for both"):
         rewrite_dump(Path("-"), tmp_path / "out.jsonl", FakeRewriter())

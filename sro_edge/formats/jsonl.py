@@ -28,10 +28,7 @@ class JsonlSource(LineSource):
         super().__init__(path, column, limit)
         self.names = list(self._seen)
         if self.rows and column not in self._seen:
-            raise InputError(
-                f"no object in {path} has a member {column!r}; the members are: "
-                f"{', '.join(map(repr, self.names[:20]))}. Name one with --column"
-            )
+            raise no_member(path, column, self.names)
 
     def records(self) -> Iterator[Record]:
         """The lines."""
@@ -52,6 +49,14 @@ class JsonlSource(LineSource):
     def extend(self, raw: bytes, names: Sequence[str], cells: Sequence[Any]) -> bytes:
         """The object with the new members behind its own."""
         return extend(raw, names, cells)
+
+
+def no_member(place: object, column: str, names: Sequence[str]) -> InputError:
+    """No object in ``place`` has the comments' member, but others of these ``names``."""
+    return InputError(
+        f"no object in {place} has a member {column!r}; the members are: "
+        f"{', '.join(map(repr, names[:20])) or 'none'}. Name one with --column"
+    )
 
 
 def parse(raw: bytes, where: str) -> dict[str, Any] | None:
