@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -164,6 +164,11 @@ def show_summary(summary: Summary) -> None:
     if summary.columns and summary.columns[0][-1].isdigit():
         last = summary.columns[0].rpartition("_")[2]
         console.print(f"The input has columns of our names: the new ones end in _{last}.")
+    if summary.not_utf8:
+        console.print(
+            f"{summary.not_utf8:,} comments have bytes that are no UTF-8, which the models cannot "
+            "read. If the file is in another encoding, convert it first: iconv -f latin1 -t utf-8"
+        )
     if summary.examples:
         console.print(_pairs(summary.examples))
 
@@ -183,14 +188,17 @@ def _counts(summary: Summary) -> Table:
     row("rows", summary.rows, f"{resumed:,} of them from an earlier run" if resumed else "")
     row("toxic", summary.toxic, f"{summary.toxic / summary.rows:.1%}" if summary.rows else "")
     if summary.rewritten or summary.unresolved:
-        row("  rewritten", summary.rewritten)
-        reasons = ", ".join(f"{name} {count:,}" for name, count in summary.reasons.items())
-        row("  unresolved", summary.unresolved, reasons)
+        row("  rewritten", summary.rewritten, _listed(summary.engines))
+        row("  unresolved", summary.unresolved, _listed(summary.reasons))
     if summary.empty:
         row("empty", summary.empty)
     rate = (summary.rows - resumed) / max(summary.seconds, 1e-6)
     table.add_row("comments/s", f"{rate:,.1f}", f"in {duration(summary.seconds)}")
     return table
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def _pairs(examples: tuple[tuple[str, str], ...]) -> Table:

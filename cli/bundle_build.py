@@ -50,6 +50,13 @@ from sro_edge.cli._shared import PATH, Share
 @click.option(
     "--lexicon", type=PATH, metavar="FILE", help="JSON of toxic words with their log-odds."
 )
+@click.option(
+    "--mild",
+    type=PATH,
+    metavar="FILE",
+    help="Table of toxic phrases with milder ones, to put in their place: phrase, a tab, and "
+    "milder ones with | between them.",
+)
 @click.option("--name", help="Name of the bundle [default: that of its folder].")
 @click.option("--bundle-version", default="0.1.0", show_default=True, help="Version of the bundle.")
 @click.option("--license", "license_id", help="SPDX identifier [default: the GGUF's].")
@@ -69,6 +76,7 @@ def build(
     fluency_drop: float,
     toxic_label: str | None,
     lexicon: Path | None,
+    mild: Path | None,
     name: str | None,
     bundle_version: str,
     license_id: str | None,
@@ -97,6 +105,7 @@ def build(
         prompt=read_prompt(prompt) if prompt is not None else None,
         toxic_label=toxic_label,
         lexicon=lexicon,
+        mild=mild,
         name=name,
         version=bundle_version,
         license=license_id,

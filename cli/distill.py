@@ -170,7 +170,7 @@ def _sentences(
 
 def _rewording(mild: Path, plain: tuple[Path, ...], column: str, rewriter: Rewriter) -> Rewording:
     """The search; of the bundle's toxic words, those count that are toxic alone."""
-    from sro_edge.training.mild_words import read_mild
+    from sro_edge.mild_words import read_mild
     from sro_edge.training.ngrams import Trigrams
     from sro_edge.training.piles import read_plain
     from sro_edge.training.rewording import Rewording, toxic_alone

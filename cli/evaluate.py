@@ -37,9 +37,8 @@ class Named(click.ParamType[tuple[str, str]]):
 @click.option(
     "--judge",
     "toxicity",
-    required=True,
     metavar="MODEL",
-    help="Run of train-judges, another classifier's folder, or hub name.",
+    help="Run of train-judges, another classifier's folder, or hub name.  [required]",
 )
 @click.option("--toxic-label", metavar="LABEL", help="The judge's label that means toxic.")
 @click.option(
@@ -128,6 +127,11 @@ def evaluate(
           --fluency-judge cointegrated/roberta-large-cola-krishna2020 \\
           --disfluent-label LABEL_1 --no-bundle --outputs theirs=theirs.txt
     """
+    if judge["toxicity"] is None:
+        raise click.UsageError(
+            "Missing option '--judge': a classifier of yours or of the Hub, or, offline, a run of "
+            "`sro-edge train-judges`; it must be none of the models that made the rewrites."
+        )
     needs("evaluate", "train", "torch", "transformers")
     from sro_edge.evaluation.evaluate import evaluate as run
     from sro_edge.evaluation.evaluate import figures_table, fluency_note

@@ -104,6 +104,13 @@ class GgufTypes(click.ParamType[tuple[str, ...]]):
     metavar="RUN",
     help="Run of train-abstain, fitted to this screener, to give comments up with.",
 )
+@click.option(
+    "--mild",
+    type=PATH,
+    metavar="FILE",
+    help="Table of toxic phrases with milder ones, to put in their place: phrase, a tab, and "
+    "milder ones with | between them.",
+)
 @click.option("--name", help="Name of the bundle [default: that of its folder].")
 @click.option("--bundle-version", default="0.1.0", show_default=True, help="Version of the bundle.")
 @click.option(
@@ -135,6 +142,7 @@ def export(
     toxic_label: str | None,
     first_stage: Path | None,
     abstain: Path | None,
+    mild: Path | None,
     name: str | None,
     bundle_version: str,
     license_id: str,
@@ -181,6 +189,7 @@ def export(
         toxic_label=toxic_label,
         first_stage=first_stage,
         abstain=abstain,
+        mild=mild,
         name=name,
         version=bundle_version,
         license=license_id,

@@ -27,6 +27,11 @@ from sro_edge.stores import Place
     help="Candidates of a sampled round: more reword better and slower [default: the bundle's].",
 )
 @click.option(
+    "--no-delete",
+    is_flag=True,
+    help="Leave unresolved what only deleting words would mend.",
+)
+@click.option(
     "--on-unresolved",
     type=click.Choice(["null", "mask", "keep"]),
     default="null",
@@ -69,6 +74,7 @@ def rewrite(
     quiet: bool,
     max_attempts: int | None,
     samples: int | None,
+    no_delete: bool,
     on_unresolved: str,
     abstain: float | str | None,
     seed: int,
@@ -137,6 +143,7 @@ def rewrite(
         threshold=threshold,
         max_attempts=max_attempts,
         samples=samples,
+        delete=not no_delete,
         on_unresolved=on_unresolved,
         abstain=abstain,
         seed=seed,

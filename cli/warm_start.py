@@ -74,8 +74,8 @@ def warm_start(
     config = build_config(WarmStartConfig, settings)
     needs("warm-start", "train", "torch", "transformers", "sklearn")
     run = run_folder(out, "warm-start", resume)
+    from sro_edge.mild_words import read_mild
     from sro_edge.training.encoder import Encoder
-    from sro_edge.training.mild_words import read_mild
     from sro_edge.training.piles import read_labelled, read_pairs, read_plain, read_texts
     from sro_edge.training.warm_start import Piles
     from sro_edge.training.warm_start import warm_start as train

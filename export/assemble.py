@@ -18,7 +18,8 @@ from sro_edge.errors import BundleError, ModelError
 from sro_edge.export.card import assembled_card
 from sro_edge.folders import check_room, new_folder
 from sro_edge.headers import check_onnx, read_gguf
-from sro_edge.manifest import DETOXIFIER, LEXICON, MANIFEST, write_manifest
+from sro_edge.manifest import DETOXIFIER, LEXICON, MANIFEST, MILD, write_manifest
+from sro_edge.mild_words import read_mild
 from sro_edge.prompt import INSTRUCTION, PromptTemplate
 
 _COMMENT = "\ufffcCOMMENT\ufffc"
@@ -37,6 +38,7 @@ class BuildConfig:
         prompt: how a comment becomes a prompt; None for the GGUF's chat template.
         toxic_label: the screener's toxic label, where it is an unusual one.
         lexicon: JSON file of toxic words with their log-odds, for the last resort; or None.
+        mild: table of toxic phrases with milder ones (:mod:`sro_edge.mild_words`); or None.
         name: the bundle's name; None for that of its folder.
         version: the bundle's version.
         license: SPDX identifier; None for what the GGUF says.
@@ -47,6 +49,7 @@ class BuildConfig:
     prompt: PromptTemplate | None = None
     toxic_label: str | None = None
     lexicon: Path | None = None
+    mild: Path | None = None
     name: str | None = None
     version: str = "0.1.0"
     license: str | None = None
@@ -67,6 +70,7 @@ def build_bundle(
 
     Raises:
         BundleError: a file is missing or unusable.
+        InputError: the table of milder words is none.
         ModelError: a model cannot be used, or there is no prompt to ask it with.
         OutputError: ``out`` exists or cannot be written.
     """
@@ -77,6 +81,8 @@ def build_bundle(
     names += [name for name in _TOKENIZER_FILES if (screener / name).is_file()]
     check_room(out, sum(f.stat().st_size for f in [gguf, *(screener / name for name in names)]))
     lexicon = read_lexicon(config.lexicon) if config.lexicon is not None else {}
+    if config.mild is not None:
+        read_mild(config.mild)
     with new_folder(out, overwrite=overwrite, is_ours=_is_bundle) as (folder, _):
         shutil.copyfile(gguf, folder / DETOXIFIER)
         (folder / "screener").mkdir()
@@ -86,6 +92,8 @@ def build_bundle(
         _write_json(folder / "screener" / "config.json", screener_config(screener, config))
         if lexicon:
             _write_json(folder / LEXICON, lexicon)
+        if config.mild is not None:
+            shutil.copyfile(config.mild, folder / MILD)
         _describe(folder, out.absolute().name, prompt, metadata, config)
         _try(Bundle.load(folder))
     return Bundle.load(out)

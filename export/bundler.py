@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from sro_edge.export.quiet import quiet
 from sro_edge.export.runs import Run, open_run
 from sro_edge.export.screener import export_screener
 from sro_edge.folders import new_folder
-from sro_edge.manifest import MANIFEST, write_manifest
+from sro_edge.manifest import MANIFEST, MILD, write_manifest
+from sro_edge.mild_words import read_mild
 
 PROOF = "proof.json"
 # Parts of a screener that a bundle may lack -> what stands of their run.json among its scores.
@@ -52,6 +54,7 @@ def export_bundle(
 
     Raises:
         ExportError: a model cannot be converted, or a figure of the proof misses its bound.
+        InputError: the table of milder words is none.
         ModelError: a model cannot be loaded.
         OutputError: ``out`` exists, or is not an export that may be replaced.
     """
@@ -60,6 +63,8 @@ def export_bundle(
     screener = open_run(Path(screener_run), "screener") if screener_run is not None else None
     if policy is None and screener is None:
         raise ExportError("nothing to export: give a policy run, a screener run, or both")
+    if config.mild is not None:
+        read_mild(config.mild)  # before the work
     figures: list[Figure] = []
     with quiet(), new_folder(Path(out), overwrite=overwrite, is_ours=is_export) as (folder, work):
         fields: dict[str, Any] = {}
@@ -81,6 +86,8 @@ def export_bundle(
         write_json(folder / PROOF, proof)
         if policy is not None and screener is not None:
             progress("writing bundle.json")
+            if config.mild is not None:
+                shutil.copyfile(config.mild, folder / MILD)
             _describe(folder, policy, screener, fields, proof, config, Path(out))
     return proof
 
@@ -113,6 +120,7 @@ def _describe(
         thresholds=fields["thresholds"],
         proof=proof,
         notes=config.notes,
+        mild=config.mild is not None,
         **extras,
         **training,
     )

@@ -39,7 +39,7 @@ _TRAINED = """\
 | `detoxifier.gguf` | the rewriter, stored as {gguf_type}, for llama.cpp |
 {others}| `screener/model.onnx` | the screener ({outputs}), stored as {weights}, for ONNX Runtime |
 {first}{abstains}| `lexicon.json` | toxic words, for the word-deleting last resort; may be missing |
-| `bundle.json` | prompt, thresholds, sampling, and size and sha256 of every file |
+{mild}| `bundle.json` | prompt, thresholds, sampling, and size and sha256 of every file |
 | `proof.json` | how far the files are from the trained models |
 
 A comment passes up to a toxicity of {toxicity:.4g}; its rewrite must also keep a similarity of
@@ -66,6 +66,9 @@ _FIRST = """\
 """
 _ABSTAINS = """\
 | `screener/abstain.onnx` | what gives comments up that no rewording can mend |
+"""
+_MILD = """\
+| `mild_words.tsv` | toxic phrases with milder ones, written by hand, to put in their place |
 """
 _ASSEMBLED = """\
 It was assembled of two models that were trained elsewhere. They were opened and asked once; how
@@ -121,6 +124,7 @@ def model_card(
     notes: str = "",
     first_stage: dict[str, Any] | None = None,
     abstain: dict[str, Any] | None = None,
+    mild: bool = False,
 ) -> str:
     """Markdown text of ``README.md``.
 
@@ -138,6 +142,7 @@ def model_card(
         notes: Markdown put at the end.
         first_stage: ``run.json`` of the first stage; None where there is none.
         abstain: ``run.json`` of what abstains, likewise.
+        mild: whether there is a table of milder words.
     """
     others = "".join(
         f"| `detoxifier-{kind}.gguf` | the rewriter once more, stored as {kind} |\n"
@@ -156,6 +161,7 @@ def model_card(
         first=_FIRST if first_stage else "",
         first_stage=first_stage_section(first_stage) if first_stage else "",
         abstains=_ABSTAINS if abstain else "",
+        mild=_MILD if mild else "",
         abstain_section=abstain_section(abstain) if abstain else "",
         data=data_section(records | {name: r for name, r in extras.items() if r}),
         proof=table(["figure", "value", "bound"], figures).rstrip(),

@@ -34,6 +34,7 @@ class ExportConfig:
         notes: Markdown for the end of the model card.
         first_stage: a run of train-first-stage that was fitted to this very screener, or None.
         abstain: a run of train-abstain that was trained on this very screener, or None.
+        mild: table of toxic phrases with milder ones (:mod:`sro_edge.mild_words`), or None.
     """
 
     gguf_types: tuple[str, ...] = (DEFAULT_TYPE,)
@@ -50,6 +51,7 @@ class ExportConfig:
     notes: str = ""
     first_stage: Path | None = None
     abstain: Path | None = None
+    mild: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse types that cannot be written."""

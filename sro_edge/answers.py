@@ -29,12 +29,16 @@ class Tally:
     Attributes:
         statuses: rows by what became of them.
         reasons: unresolved rows by reason.
+        engines: rewritten rows by what reworded them.
+        not_utf8: rows whose comment has bytes that are no UTF-8.
         examples: how many pairs are wanted.
     """
 
     examples: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    engines: Counter[str] = field(default_factory=Counter)
+    not_utf8: int = 0
     _short: list[tuple[str, str]] = field(default_factory=list)
     _long: list[tuple[str, str]] = field(default_factory=list)
 
@@ -43,6 +47,9 @@ class Tally:
         self.statuses[row.status] += 1
         if row.reason is not None:
             self.reasons[row.reason] += 1
+        if row.engine is not None:
+            self.engines[row.engine] += 1
+        self.not_utf8 += comment.raw is not None
         if row.status == "rewritten" and comment.text and len(self._short) < self.examples:
             pair = (comment.text, str(row.values[0]))
             pile = self._short if max(map(len, pair)) <= _SHORT else self._long
@@ -67,7 +74,14 @@ class Tally:
     def counts(self) -> dict[str, int]:
         """Rows by what became of them."""
         named = {key: self.statuses[key] for key in ("clean", "rewritten", "unresolved", "empty")}
-        return {"rows": self.rows, "toxic": self.toxic, **named}
+        return {"rows": self.rows, "toxic": self.toxic, **named, "not_utf8": self.not_utf8}
+
+    def breakdown(self) -> dict[str, dict[str, int]]:
+        """Rows by reason and by engine, the most frequent first."""
+        return {
+            "reasons": dict(self.reasons.most_common()),
+            "engines": dict(self.engines.most_common()),
+        }
 
 
 class _Entry:

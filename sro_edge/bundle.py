@@ -6,6 +6,7 @@
     screener/         the screener as ONNX, its tokenizer and config; its first stage, if any, and
                       what decides to abstain, if anything does
     lexicon.json      toxic words with their log-odds, for the word-deleting last resort
+    mild_words.tsv    toxic phrases with milder ones, to put in their place (may be missing)
     README.md         model card
 
 No file of a bundle reaches a parser before its hash was checked; see :mod:`sro_edge.headers` for
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sro_edge.errors import BundleError
+from sro_edge.errors import BundleError, InputError
 from sro_edge.folders import check_room, new_folder
 from sro_edge.headers import check_onnx, read_gguf
 from sro_edge.manifest import (
@@ -33,6 +34,7 @@ from sro_edge.manifest import (
     FIRST_STAGE,
     LEXICON,
     MANIFEST,
+    MILD,
     SCREENER,
     FileRecord,
     check_file,
@@ -41,6 +43,7 @@ from sro_edge.manifest import (
     read_manifest,
     to_bytes,
 )
+from sro_edge.mild_words import Table, read_mild
 from sro_edge.prompt import PromptTemplate
 
 OFF = "off"
@@ -233,6 +236,19 @@ class Bundle:
         if LEXICON not in self.files:
             return {}
         return read_lexicon(self.path / LEXICON)
+
+    def mild_words(self) -> Table:
+        """Toxic phrase -> milder ones (:mod:`sro_edge.mild_words`); empty where there are none.
+
+        Raises:
+            BundleError: the file is no such table.
+        """
+        if MILD not in self.files:
+            return {}
+        try:
+            return read_mild(self.path / MILD)
+        except InputError as error:
+            raise BundleError(str(error)) from error
 
 
 def read_lexicon(file: Path) -> dict[str, float]:

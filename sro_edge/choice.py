@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
 _LAST = 1e-3  # what one flaw leaves of the worth of an answer: it is taken where there is no better
+_READABLE = 0.15  # share of a piece's fluency that it must have without some of its words
 _RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
 
 
@@ -43,19 +44,19 @@ class Choice:
     def take(
         self,
         pieces: Sequence[Piece],
-        candidates: Mapping[str, Sequence[str]],
-        engine: str,
+        candidates: Mapping[str, Mapping[str, str]],
         *,
         sampled: bool,
+        last: bool = False,
     ) -> None:
         """Give each piece its best candidate, if better than what it has; note which are doubtful.
 
         Args:
             pieces: what is open.
-            candidates: of each piece's text.
-            engine: what made them: ``greedy``, ``sample``, or ``delete``, after which there is
-                nothing else to hope for.
+            candidates: of each piece's text, with what made them: ``greedy``, ``substitute``,
+                ``sample`` or ``delete``.
             sampled: whether samples will follow.
+            last: whether there is nothing else to hope for.
         """
         leaks = self._leaks
         sound = {
@@ -69,21 +70,22 @@ class Choice:
             if sound[piece.text] and not usable[piece.text]:
                 piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
+                engine = candidates[piece.text][answer]
                 value, reason = self._value(scores, row, piece.text, answer, engine)
                 if value > piece.worth:
                     piece.worth, piece.answer, piece.engine = value, answer, engine
                 elif reason == "meaning":
                     piece.reason = reason
-        self._doubt([piece for piece in pieces if piece.answer], engine, sampled)
+        self._doubt([piece for piece in pieces if piece.answer], sampled, last)
 
-    def _doubt(self, pieces: Sequence[Piece], engine: str, sampled: bool) -> None:
+    def _doubt(self, pieces: Sequence[Piece], sampled: bool, last: bool) -> None:
         """Mark the pieces whose answer is worth another round: a last choice, or, where samples
         are to come, clearly less fluent than the piece."""
         answers = self._score([str(piece.answer) for piece in pieces])
         before = self._score([piece.text for piece in pieces])
         for piece, toxicity in zip(pieces, answers.toxicity.tolist(), strict=True):
             flaws = self._flaws(str(piece.answer), piece.text, toxicity)
-            piece.doubtful = engine != "delete" and flaws > 0
+            piece.doubtful = not last and flaws > 0
         if sampled and before.fluency is not None and answers.fluency is not None:
             for piece, fall in zip(pieces, before.fluency - answers.fluency, strict=True):
                 piece.doubtful |= bool(fall > _LESS_FLUENT)
@@ -98,7 +100,7 @@ class Choice:
     ) -> tuple[float, str | None]:
         """Worth of a candidate, or 0 with the reason why it does not pass.
 
-        Deleted words leave holes: the last resort is asked for toxicity and meaning only.
+        Deleted words leave holes: of the last resort only a part of the fluency is asked.
         """
         before, after = row[text], row[answer]
         toxicity = float(scores.toxicity[after])
@@ -112,8 +114,9 @@ class Choice:
             value *= similarity
         if scores.fluency is not None:
             fluency = float(scores.fluency[after])
-            floor = scores.fluency[before] - self._thresholds.fluency_drop
-            if fluency < floor and engine != "delete":
+            own = float(scores.fluency[before])
+            floor = own * _READABLE if engine == "delete" else own - self._thresholds.fluency_drop
+            if fluency < floor:
                 return 0.0, "meaning"
             value *= fluency
         return max(value, 1e-9), None

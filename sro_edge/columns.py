@@ -25,6 +25,7 @@ class Row(NamedTuple):
     status: str
     reason: str | None
     values: tuple[Any, ...]  # one for each new column
+    engine: str | None = None  # what reworded it
 
 
 class RewritingEngine(Protocol):
@@ -117,7 +118,7 @@ class Rewriting:
         """Read from the columns themselves."""
         columns = [values(column) for column in unit.columns]
         columns[0] = [decode(v).text if isinstance(v, bytes) else v for v in columns[0]]
-        return [Row(found[1], found[2], found) for found in zip(*columns, strict=True)]
+        return [Row(found[1], found[2], found, found[3]) for found in zip(*columns, strict=True)]
 
     def _row(self, done: Rewrite) -> Row:
         found = (
@@ -131,7 +132,7 @@ class Rewriting:
             done.fluency,
             done.attempts,
         )
-        return Row(done.status, done.reason, found)
+        return Row(done.status, done.reason, found, done.engine)
 
 
 class Screening:

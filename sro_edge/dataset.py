@@ -288,10 +288,12 @@ class DatasetRun:
         )
 
     def _manifest(self, manifests: list[dict[str, Any]]) -> dict[str, Any]:
-        counts, reasons, columns = Counter[str](), Counter[str](), dict[str, None]()
+        columns = dict[str, None]()
+        counts, reasons, engines = Counter[str](), Counter[str](), Counter[str]()
         for manifest in manifests:
             counts.update(manifest["counts"])
             reasons.update(manifest["reasons"])
+            engines.update(manifest["engines"])
             columns.update(dict.fromkeys(manifest["columns"]))
         stated = {key: value for key, value in self.asked.items() if key != "files"}
         return {
@@ -300,6 +302,7 @@ class DatasetRun:
             "source": {"name": self.folder.name, "files": len(self.rows)},
             "counts": dict(counts),
             "reasons": dict(reasons.most_common()),
+            "engines": dict(engines.most_common()),
         }
 
 

@@ -1,19 +1,19 @@
 """A comment without its toxic words: the baseline, and the engine's last resort.
 
 The last resort looks for the words to delete by occlusion: it screens the comment once without each
-of its words. What several deletions would do together is predicted from that, their effects added
-up as log-odds, and only the most promising combinations are screened.
+of its words. What several deletions would do together is predicted from that
+(:mod:`sro_edge.effects`), and only the most promising combinations are screened.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from sro_edge.effects import Effects
 from sro_edge.guards import survives
 
 if TYPE_CHECKING:
@@ -61,18 +61,10 @@ def deletions(
         ]
         scores = score([*texts, *(text for _, _, text in asked)])
         for place, search in enumerate(searches):
-            search.found[frozenset()] = _effects(scores, place, place)
+            search.found[frozenset()] = Effects.read(scores, place, place)
         for row, (place, gone, _) in enumerate(asked, len(texts)):
-            searches[place].found[gone] = _effects(scores, place, row)
+            searches[place].found[gone] = Effects.read(scores, place, row)
     return {search.text: search.candidates() for search in searches}
-
-
-class _Effects(NamedTuple):
-    """Scores that add up: toxicity and fluency as log-odds, similarity as it is."""
-
-    toxicity: float
-    similarity: float
-    fluency: float
 
 
 class _Search:
@@ -83,7 +75,7 @@ class _Search:
         self.words = text.split()
         self.left = [_cut(word, lexicon) for word in self.words]  # "idiot," leaves its comma
         self.lexical = frozenset(i for i, word in enumerate(self.words) if self.left[i] != word)
-        self.found: dict[Words, _Effects] = {}
+        self.found: dict[Words, Effects] = {}
 
     def candidates(self) -> list[str]:
         """All texts screened, each once."""
@@ -115,12 +107,14 @@ class _Search:
         """The combinations that lose nothing and look best by what is known of their parts."""
         whole = self.found[frozenset()]
         effect = {
-            i: _Effects(*(a - b for a, b in zip(self.found[single], whole, strict=True)))
+            i: self.found[single].minus(whole)
             for i in range(len(self.words))
             if (single := frozenset([i])) in self.found
         }
         several = [gone for gone in self.found if len(gone) > 1]
-        best = heapq.nlargest(_PROMISING, several, key=lambda gone: self.worth(self.found[gone]))
+        best = heapq.nlargest(
+            _PROMISING, several, key=lambda gone: self.found[gone].worth(self.limits)
+        )
         predicted = {}
         for base in dict.fromkeys([frozenset[int](), self.lexical, *best]):
             if base not in self.found:
@@ -130,14 +124,14 @@ class _Search:
                 gone = base | more
                 if gone in self.found or len(gone) == len(self.words):
                     continue
-                parts = [self.found[base], *(effect[i] for i in more - base)]
-                predicted[gone] = self.worth(_Effects(*map(sum, zip(*parts, strict=True))))
+                together = self.found[base].plus(*(effect[i] for i in more - base))
+                predicted[gone] = together.worth(self.limits)
         ordered = sorted(predicted, key=lambda gone: -predicted[gone])
         kept = (gone for gone in ordered if survives(self.spell(gone), self.text))
         return list(islice(kept, _PROMISING))
 
     def combinations(
-        self, base: Words, effect: Mapping[int, _Effects], *, wide: bool
+        self, base: Words, effect: Mapping[int, Effects], *, wide: bool
     ) -> Iterator[Words]:
         """What to delete beside ``base``: hot words, neighbours with one, and words beside a gap.
 
@@ -156,32 +150,6 @@ class _Search:
         if wide:
             yield from map(frozenset, combinations(hot, 2))
             yield from (run | {i} for run in runs if len(run) == 2 for i in hot)
-
-    def worth(self, effects: _Effects) -> float:
-        """(1 - toxicity) x similarity x fluency, times the chance that it passes."""
-        toxicity = _sigmoid(effects.toxicity)
-        passes = _sigmoid(12 * (self.limits.toxicity - toxicity))
-        passes *= _sigmoid(20 * (effects.similarity - self.limits.similarity))
-        kept = max(effects.similarity, 0.0) * _sigmoid(effects.fluency)
-        return (1 - toxicity) * kept * passes
-
-
-def _effects(scores: Scores, before: int, after: int) -> _Effects:
-    similarity, fluency = 1.0, 0.0
-    if scores.embedding is not None:
-        similarity = float(scores.embedding[before] @ scores.embedding[after])
-    if scores.fluency is not None:
-        fluency = _log_odds(float(scores.fluency[after]))
-    return _Effects(_log_odds(float(scores.toxicity[after])), similarity, fluency)
-
-
-def _log_odds(probability: float) -> float:
-    inside = min(max(probability, 1e-4), 1 - 1e-4)
-    return math.log(inside / (1 - inside))
-
-
-def _sigmoid(log_odds: float) -> float:
-    return 1 / (1 + math.exp(-log_odds))
 
 
 def _cut(text: str, lexicon: Mapping[str, float]) -> str:

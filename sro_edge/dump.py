@@ -56,7 +56,10 @@ class Summary:
         rewritten: passed after rewriting.
         unresolved: no candidate passed; ``reasons`` counts why.
         empty: null or blank.
+        not_utf8: rows whose comment has bytes that are no UTF-8; they were read with replacement
+            characters in their place.
         reasons: ``unresolved`` rows by reason.
+        engines: ``rewritten`` rows by what reworded them.
         seconds: duration of this run, earlier ones that it took up not counted.
         resumed_rows: rows that earlier runs had finished.
         examples: some (comment, rewrite) pairs.
@@ -69,7 +72,9 @@ class Summary:
     rewritten: int = 0
     unresolved: int = 0
     empty: int = 0
+    not_utf8: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    engines: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     resumed_rows: int = 0
     examples: tuple[tuple[str, str], ...] = ()
@@ -214,6 +219,7 @@ class _Dump:
         return Summary(
             **counts,
             reasons=manifest["reasons"],
+            engines=manifest["engines"],
             seconds=time.monotonic() - started,
             resumed_rows=run.resumed,
             examples=run.examples,
@@ -259,7 +265,7 @@ class _Dump:
         counts: dict[str, Any] = dict(tally.counts())
         return Summary(
             **counts,
-            reasons=dict(tally.reasons.most_common()),
+            **tally.breakdown(),
             seconds=time.monotonic() - started,
             examples=tally.pairs,
         )

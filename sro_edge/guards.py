@@ -7,6 +7,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
+from sro_edge.groups import groups
 from sro_edge.negation import keeps_negation
 from sro_edge.segments import protected, quoted
 
@@ -78,13 +79,15 @@ def is_refusal(answer: str, comment: str) -> bool:
 def survives(answer: str, comment: str) -> bool:
     """Whether what must survive of ``comment`` stands in ``answer``, and nothing foreign came in.
 
-    URLs, handles, e-mail addresses and emoji must be there; numbers, dates, number words ("one" is
-    none) and quoted text must be the very same; no negation may flip (:mod:`sro_edge.negation`); a
-    word with letters beyond ASCII must come from the comment: small models garble these.
+    URLs, handles, e-mail addresses, emoji and names of groups (:mod:`sro_edge.groups`) must be
+    there; numbers, dates, number words ("one" is none) and quoted text must be the very same; no
+    negation may flip (:mod:`sro_edge.negation`); a word with letters beyond ASCII must come from
+    the comment: small models garble these.
     """
     before, after = _facts(comment), _facts(answer)
     return (
         before.protected <= after.protected
+        and before.groups <= after.groups
         and after.foreign <= before.foreign
         and before.numbers == after.numbers
         and before.quoted == after.quoted
@@ -96,6 +99,7 @@ class _Facts(NamedTuple):
     """What must survive of a text, and its words with letters beyond ASCII."""
 
     protected: Counter[str]
+    groups: frozenset[str]
     foreign: frozenset[str]
     numbers: Counter[str]
     quoted: Counter[str]
@@ -106,6 +110,7 @@ def _facts(text: str) -> _Facts:
     words = () if text.isascii() else text.lower().translate(_TYPOGRAPHY).split()
     return _Facts(
         Counter(protected(text)),
+        groups(text),
         frozenset(word for word in words if not word.isascii()),
         numbers(text),
         Counter(" ".join(found.lower().split()) for found in quoted(text)),

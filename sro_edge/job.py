@@ -34,7 +34,7 @@ class Rewrite:
             ``meaning`` (none of those that did kept meaning, fluency and what must survive),
             ``abstained`` (no rewording can mend it, or the model declined), ``too_long``,
             ``error``.
-        engine: what made the text: ``greedy``, ``sample`` or ``delete``.
+        engine: what made the text: ``greedy``, ``substitute``, ``sample`` or ``delete``.
         toxicity_before: screener's probability for the comment; None where a first stage cleared
             it, so that the screener never saw it (``toxicity_after`` too).
         toxicity_after: the same for ``text``.

@@ -24,6 +24,7 @@ SCREENER = "screener/model.onnx"
 FIRST_STAGE = "screener/first_stage.onnx"
 ABSTAIN = "screener/abstain.onnx"
 LEXICON = "lexicon.json"
+MILD = "mild_words.tsv"
 LARGEST_MANIFEST = 4 << 20  # bytes
 REQUIRED = (DETOXIFIER, SCREENER, "screener/tokenizer.json", "screener/config.json")
 _MOST_FILES, _LARGEST_FILE, _LONGEST_NAME = 1000, 1 << 40, 200

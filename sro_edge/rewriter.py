@@ -20,23 +20,25 @@ import numpy as np
 from sro_edge.abstention import REASON, load_abstainer
 from sro_edge.bundle import Bundle, Thresholds
 from sro_edge.choice import Choice
-from sro_edge.deletion import deletions
 from sro_edge.first_stage import stated
-from sro_edge.guards import keeps_quotes, survives, tidy
-from sro_edge.job import Job, Piece, Rewrite, free_spans, why_unusable
+from sro_edge.guards import keeps_quotes, survives
+from sro_edge.job import Job, Rewrite, free_spans
 from sro_edge.memo import LONGEST, MOST_COMMENTS, remember
+from sro_edge.proposals import Proposals
 from sro_edge.score_cache import ScoreCache
 from sro_edge.screener import passes
 
 if TYPE_CHECKING:
     from sro_edge.abstention import Abstainer
-    from sro_edge.detoxifier import Candidate, Detoxifier
+    from sro_edge.detoxifier import Detoxifier
     from sro_edge.first_stage import FirstStage
     from sro_edge.screener import Screener
 
 POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
+# What a comment is said to be made by, of what made its pieces: the first of these.
+_LATEST = ("delete", "sample", "substitute", "greedy")
 _NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
 
 
@@ -48,17 +50,19 @@ class Rewriter:
         screener: its screener.
         detoxifier: its rewriter.
         thresholds: what a rewrite must reach; default: the bundle's.
-        max_attempts: generation rounds: the first greedy, the others sampled best-of-n; after
-            them the toxic words are deleted, and what then still fails is unresolved.
+        max_attempts: generation rounds: the first greedy, beside what the bundle's table of milder
+            words has to say, the others sampled best-of-n; after them the toxic words are deleted,
+            and what then still fails is unresolved.
         samples: candidates that a sampled round draws, 1 to 256; default: the bundle's.
+        delete: delete words in the last resort; if not, what only that would mend is unresolved.
         on_unresolved: text of an unresolved comment: ``null``, ``mask`` or ``keep``.
         seed: of the sampling.
         first_stage: clears comments before the screener sees them; None for none.
         abstainer: gives comments up before they are rewritten; None to try them all.
 
     Attributes:
-        remember: spans and rounds whose answers are kept between two calls, to be set by those who
-            give a dump in pieces. A comment's rewrite does not depend on it.
+        remember: answers of the model that are kept between two calls, to be set by those who give
+            a dump in pieces. A comment's rewrite does not depend on it.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Rewriter:
         thresholds: Thresholds | None = None,
         max_attempts: int = 3,
         samples: int | None = None,
+        delete: bool = True,
         on_unresolved: str = "null",
         seed: int = 0,
         first_stage: FirstStage | None = None,
@@ -86,11 +91,13 @@ class Rewriter:
         if samples is not None:
             self.sampling = dataclasses.replace(bundle.sampling, samples=samples)
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
-        self.lexicon = bundle.lexicon()
-        self._begin()
+        self.delete = delete
+        self._propose = Proposals(
+            bundle, detoxifier, self.thresholds, self.sampling, rounds=max_attempts, seed=seed
+        )
+        self.lexicon = self._propose.lexicon
         self.remember = 0
-        # Span and attempt -> what the model answered: it would answer the same again.
-        self._answers: OrderedDict[tuple[str, int], list[Candidate]] = OrderedDict()
+        self._begin()
 
     @classmethod
     def load(
@@ -100,6 +107,7 @@ class Rewriter:
         threshold: float | None = None,
         max_attempts: int | None = None,
         samples: int | None = None,
+        delete: bool = True,
         on_unresolved: str = "null",
         seed: int = 0,
         threads: int | None = None,
@@ -115,6 +123,7 @@ class Rewriter:
             threshold: highest toxicity that passes, in place of the bundle's.
             max_attempts: generation rounds (default 3).
             samples: see :class:`Rewriter`.
+            delete: see :class:`Rewriter`.
             on_unresolved: see :class:`Rewriter`.
             seed: of the sampling.
             threads: CPU threads (default: one per physical core).
@@ -155,6 +164,7 @@ class Rewriter:
             thresholds=thresholds,
             max_attempts=3 if max_attempts is None else max_attempts,
             samples=samples,
+            delete=delete,
             on_unresolved=on_unresolved,
             seed=seed,
             first_stage=stage,
@@ -170,6 +180,7 @@ class Rewriter:
             "thresholds": dataclasses.asdict(self.thresholds),
             "max_attempts": self.max_attempts,
             "samples": self.sampling.samples,
+            "delete": self.delete,
             "on_unresolved": self.on_unresolved,
             "seed": self.seed,
             "cascade": stated(self.first_stage),
@@ -180,7 +191,7 @@ class Rewriter:
         """One :class:`Rewrite` a text, in order, lazily; None and blank texts are ``empty``.
 
         A text that comes again is not worked on again. Between two calls, nothing is remembered but
-        ``remember`` spans.
+        ``remember`` answers.
 
         Raises:
             TypeError: ``texts`` is one string, or a text is no string.
@@ -225,9 +236,10 @@ class Rewriter:
         self._find_pieces(list(jobs.values()))
         if self.abstainer is not None:
             self._give_up(self.abstainer.given_up(list(jobs.values())), REASON)
-        for attempt in range(self.max_attempts + 1):
+        for attempt in range(self.max_attempts + self.delete):
             self._round([j for j in jobs.values() if not j.done], attempt)
-        self._leave_out([j for j in jobs.values() if not j.done])
+        if self.delete:
+            self._leave_out([j for j in jobs.values() if not j.done])
         self._give_up([j for j in jobs.values() if not j.done])
         for i, job in jobs.items():
             results[i] = job.done
@@ -255,11 +267,11 @@ class Rewriter:
     def _round(self, jobs: Sequence[Job], attempt: int) -> None:
         """One attempt at every open piece, then a second look at the comments put together."""
         pieces = [p for j in jobs for p in j.pieces if p.answer is None or p.doubtful]
-        engine = "greedy" if attempt == 0 else "sample" if attempt < self.max_attempts else "delete"
         if pieces:
-            found = self._candidates(pieces, engine, attempt)
-            sampled = engine == "greedy" and self.max_attempts > 1
-            self._choice.take(pieces, found, engine, sampled=sampled)
+            found = self._propose(pieces, attempt, self._scores.score, keep=self.remember)
+            sampled = attempt == 0 and self.max_attempts > 1
+            last = attempt + 1 == self.max_attempts + self.delete
+            self._choice.take(pieces, found, sampled=sampled, last=last)
         for job in jobs:
             job.attempts = min(attempt + 1, self.max_attempts)
         whole = [j for j in jobs if j.pieces and all(p.answer and not p.doubtful for p in j.pieces)]
@@ -272,39 +284,6 @@ class Rewriter:
                 job.take_next()
             else:
                 job.reopen()
-
-    def _candidates(
-        self, pieces: Sequence[Piece], engine: str, attempt: int
-    ) -> dict[str, list[str]]:
-        """Piece text -> distinct candidates that are finished and lost nothing."""
-        from sro_edge.detoxifier import Request
-
-        texts = list(dict.fromkeys(p.text for p in pieces))
-        if engine == "delete":
-            return deletions(texts, self.lexicon, self._scores.score, self.thresholds)
-        sampling = self.sampling
-        greedy = engine == "greedy"
-        requests = [
-            Request(
-                key=t,
-                prompt=t,
-                samples=1 if greedy else sampling.samples,
-                temperature=0.0 if greedy else sampling.temperature,
-                top_p=1.0 if greedy else sampling.top_p,
-                seed=self.seed + attempt,
-            )
-            for t in texts
-            if (t, attempt) not in self._answers
-        ]
-        answers = {t: self._answers[t, attempt] for t in texts if (t, attempt) in self._answers}
-        answers |= {r.key: c for r, c in self.detoxifier.generate(requests)}
-        remember(self._answers, {(t, attempt): answers[t] for t in texts}, self.remember)
-        for piece in pieces:
-            piece.reason = why_unusable(answers[piece.text], piece.text) or piece.reason
-        return {
-            t: list(dict.fromkeys(tidy(c.text, t) for c in found if c.finished))
-            for t, found in answers.items()
-        }
 
     def _settle(self, jobs: Sequence[Job]) -> None:
         """Re-screen whole comments whose pieces are all rewritten; done are those that pass.
@@ -323,7 +302,7 @@ class Rewriter:
             if not passes(toxicity, self.thresholds.toxicity):
                 continue
             engines = [p.engine for p in job.pieces]
-            engine = next(e for e in ("delete", "sample", "greedy") if e in engines)
+            engine = next(e for e in _LATEST if e in engines)
             found = job.rewritten(text, engine, scores, i)
             if self._means_the_same(found, job.text):
                 job.done = found

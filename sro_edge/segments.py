@@ -37,6 +37,8 @@ _QUOTED = re.compile(
     re.VERBOSE,
 )
 
+WORDS = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*|\S")  # words and punctuation marks
+
 
 class Span(NamedTuple):
     """Characters ``start`` (inclusive) to ``end`` (exclusive) of a comment."""
@@ -47,6 +49,11 @@ class Span(NamedTuple):
     def of(self, text: str) -> str:
         """The span's text."""
         return text[self.start : self.end]
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and punctuation marks; an obfuscated word (``f*ck``) stays whole."""
+    return WORDS.findall(text.lower())
 
 
 def sentences(text: str, max_chars: int = 400) -> list[Span]:

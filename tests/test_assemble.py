@@ -79,16 +79,20 @@ def test_rewrite_works_with_an_assembled_bundle(
 ) -> None:
     lexicon, out = tmp_path / "words.json", tmp_path / "made"
     lexicon.write_text('{"idiot": 3.5}')
+    (tmp_path / "mild.tsv").write_text("idiot\tperson\n")
     words = ["--gguf", tiny_gguf, "--screener", foreign, "--prompt", prompt, "-o", out]
     words += ["--toxic-label", "label_1", "--toxicity", 0.4, "--lexicon", lexicon]
+    words += ["--mild", tmp_path / "mild.tsv"]
     assert run("bundle", "build", *words, "--license", "MIT").stdout == f"{out}\n"
     bundle = Bundle.load(out)
     assert (bundle.name, bundle.license, bundle.prompt) == ("made", "MIT", SMALL_TEMPLATE)
     assert bundle.thresholds.toxicity == 0.4
     assert bundle.lexicon() == {"idiot": 3.5}
+    assert bundle.mild_words() == {("idiot",): [("person",)]}
     assert sorted(bundle.files) == [
-        "README.md", "detoxifier.gguf", "lexicon.json", "screener/config.json",
-        "screener/model.onnx", "screener/tokenizer.json", "screener/tokenizer_config.json",
+        "README.md", "detoxifier.gguf", "lexicon.json", "mild_words.tsv",
+        "screener/config.json", "screener/model.onnx", "screener/tokenizer.json",
+        "screener/tokenizer_config.json",
     ]  # fmt: skip
     card = (out / "README.md").read_text()
     assert "license: mit" in card

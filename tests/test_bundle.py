@@ -169,6 +169,18 @@ def test_a_lexicon_is_words_and_numbers(lexicon: str, message: str, bundle: Path
         Bundle.load(bundle).lexicon()
 
 
+def test_a_table_of_milder_words_is_read_or_refused(bundle: Path) -> None:
+    assert Bundle.load(bundle).mild_words() == {}
+    for text, found in [("idiot\tperson|-\n", {("idiot",): [("person",), ()]}), ("idiot\n", None)]:
+        (bundle / "mild_words.tsv").write_text(text)
+        vouch(bundle, "mild_words.tsv")
+        if found:
+            assert Bundle.load(bundle).mild_words() == found
+        else:
+            with pytest.raises(BundleError, match="must be a toxic phrase, a tab"):
+                Bundle.load(bundle).mild_words()
+
+
 # What hashes cannot show: the headers of the two models.
 
 

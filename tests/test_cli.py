@@ -91,6 +91,7 @@ def test_rewrite(comments: Path, fake: FakeRewriter) -> None:
         "threshold": 0.25,
         "max_attempts": None,
         "samples": None,
+        "delete": True,
         "on_unresolved": "mask",
         "seed": 7,
         "threads": None,

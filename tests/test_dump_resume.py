@@ -31,6 +31,7 @@ def test_resume_reads_only_what_is_left(source: Path, output: Path) -> None:
     assert second.seen == COMMENTS[4:7]  # the last one came before
     assert summary.resumed_rows == 4
     assert (summary.toxic, summary.rewritten, summary.unresolved) == (3, 2, 1)
+    assert summary.engines == {"greedy": 2}
     assert [s.rows for s in states[:5]] == [0, 2, 4, 6, 8]
     assert (states[2].resumed, states[2].toxic, states[3].toxic) == (4, 2, 3)
     assert states[-1].rows == states[-1].total == 8

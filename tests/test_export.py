@@ -16,7 +16,7 @@ from toy_models import SENTENCES, make_model, make_tokenizer
 
 from sro_edge.bundle import Bundle
 from sro_edge.cli import main
-from sro_edge.errors import ExportError, OutputError
+from sro_edge.errors import ExportError, InputError, OutputError
 from sro_edge.export import ExportConfig, export_bundle, gguf_types, proof_gguf
 from sro_edge.export.figures import Figure, require
 from sro_edge.export.merge import load_policy
@@ -45,15 +45,18 @@ def test_figures_outside_their_bounds_are_named() -> None:
 def test_bundle_is_whole_and_proven(adapter_run: Path, screener_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny-bundle"
     (tmp_path / ".tiny-bundle.partial" / "bundle").mkdir(parents=True)  # a killed export's
-    figures = export_bundle(
-        adapter_run, screener_run, out, ExportConfig(version="2.0.0", accept_drift=True)
-    )
+    mild = tmp_path / "mild.tsv"
+    mild.write_text("idiot\tperson\n")
+    config = ExportConfig(version="2.0.0", accept_drift=True, mild=mild)
+    figures = export_bundle(adapter_run, screener_run, out, config)
+    mild.unlink()
     assert [f.name for f in tmp_path.iterdir()] == ["tiny-bundle"]
     bundle = Bundle.load(out)
     assert (bundle.name, bundle.version, bundle.license) == ("tiny-bundle", "2.0.0", "Apache-2.0")
     assert bundle.prompt == SMALL_TEMPLATE
     assert bundle.thresholds.similarity == 0.7
     assert bundle.lexicon() == {"idiot": 3.5}
+    assert bundle.mild_words() == {("idiot",): [("person",)]}
     assert bundle.training["proof"] == figures == json.loads((out / "proof.json").read_text())
     assert bundle.training["screener"]["kind"] == "screener"
     assert bundle.scores == {
@@ -64,6 +67,17 @@ def test_bundle_is_whole_and_proven(adapter_run: Path, screener_run: Path, tmp_p
     card = (out / "README.md").read_text()
     assert all(row["meaning"] in card for row in figures.values())
     assert "A comment passes up to a toxicity of " in card
+    assert "`mild_words.tsv`" in card
+
+
+def test_a_broken_table_is_told_before_the_work(adapter_run: Path, tmp_path: Path) -> None:
+    mild, steps = tmp_path / "mild.tsv", list[str]()
+    mild.write_text("idiot person\n")
+    with pytest.raises(InputError, match="line 1"):
+        export_bundle(
+            adapter_run, None, tmp_path / "out", ExportConfig(mild=mild), progress=steps.append
+        )
+    assert not steps
 
 
 def test_chat_model_is_prompted_through_its_own_template(tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def test_screen_says_what_was_cleared(staged: Path, tmp_path: Path) -> None:
     note = json.loads(output.with_name("out.parquet.json").read_text())
     assert note["counts"] == {
         "rows": 5, "toxic": 1, "clean": 2, "rewritten": 0, "unresolved": 0, "empty": 2,
+        "not_utf8": 0,
     }  # fmt: skip
     assert note["settings"]["cascade"] == {"toxicity": 0.25, "alarm": 0.5}
     every = tmp_path / "every.parquet"

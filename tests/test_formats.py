@@ -54,6 +54,14 @@ def test_csv_keeps_its_bytes(tmp_path: Path) -> None:
     assert manifest["columns"] == ["text_detox", *NEW]
 
 
+def test_bytes_that_are_no_utf8_are_counted(tmp_path: Path) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes("text\ncafé\nfine\nyou are stupid café\n".encode("latin1"))
+    summary = rewrite_dump(source, output, FakeRewriter())
+    assert (summary.rows, summary.not_utf8) == (3, 2)
+    assert json.loads((tmp_path / "out.csv.json").read_text())["counts"]["not_utf8"] == 2
+
+
 CELLS = st.text(st.sampled_from('a ",;\n\té€=\x00'), max_size=6)
 
 

@@ -66,6 +66,9 @@ KEPT = [
     ('he said "not today", the idiot', "he said “not today”"),
     ("she yelled 'get out', stupid cow", "she yelled 'Get out'"),
     ("run `rm -rf` again, idiot", "run `rm -rf` again"),
+    # names of groups
+    ("women, stupid women, and Jews", "a woman, and the jewish"),
+    ("that bitch", "that woman"),
 ]
 LOST = [
     ("see 3", "see 4"),
@@ -92,6 +95,8 @@ LOST = [
     ("she yelled 'get out', stupid cow", "she yelled 'come in'"),
     ("he left, the idiot", 'he "left"'),
     ("run `rm -rf` again, idiot", "run it again"),
+    ("they legalize gay marriage, idiots", "they legalize marriage"),
+    ("block those dumb Muslims", "block those people"),
 ]
 
 

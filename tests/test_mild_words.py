@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from sro_edge.errors import InputError
+from sro_edge.mild_words import Finder, read_mild
+from sro_edge.segments import words
 from sro_edge.training.false_alarms import false_alarms
-from sro_edge.training.mild_words import Finder, read_mild, substitutes
+from sro_edge.training.insults import substitutes
 from sro_edge.training.ngrams import Trigrams
 from sro_edge.training.noise import ToxicNoise
-from sro_edge.training.piles import Labelled, words
+from sro_edge.training.piles import Labelled
 from sro_edge.training.rewording import Rewording
 
 TABLE = {

@@ -12,6 +12,7 @@ import pytest
 from sro_edge.bundle import Bundle, Sampling, Thresholds
 from sro_edge.detoxifier import Candidate, Request
 from sro_edge.job import Rewrite
+from sro_edge.mild_words import Table
 from sro_edge.prompt import SMALL_TEMPLATE
 from sro_edge.rewriter import MASK, Rewriter
 from sro_edge.screener import Scores
@@ -47,7 +48,16 @@ class WordScreener:
                 np.float32,
             ),
             fluency=np.array(
-                [0.1 if "odd" in t or t == "hm" else 0.75 if "flat" in t else 0.9 for t in texts],
+                [
+                    0.1
+                    if "odd" in t or t == "zz"
+                    else 0.2
+                    if t == "hm"
+                    else 0.75
+                    if "flat" in t
+                    else 0.9
+                    for t in texts
+                ],
                 np.float32,
             ),
             embedding=np.array(embedding, np.float32).reshape(len(texts), 2),
@@ -71,12 +81,20 @@ class Scripted:
 
 
 class StubBundle(Bundle):
+    mild: Table = {}  # noqa: RUF012
+
     def lexicon(self) -> dict[str, float]:
         return RUDE
 
+    def mild_words(self) -> Table:
+        return self.mild
 
-def rewriter(answer: Callable[[str, bool], list[str]], **options: Any) -> Rewriter:
-    bundle = StubBundle(
+
+def rewriter(
+    answer: Callable[[str, bool], list[str]], mild: Table | None = None, **options: Any
+) -> Rewriter:
+    kind = type("Stub", (StubBundle,), {"mild": mild or {}})
+    bundle = kind(
         path=Path("nowhere"),
         name="stub",
         version="0",
@@ -168,7 +186,44 @@ def test_echoes_and_empty_answers_do_not_pass() -> None:
 
 def test_deleted_words_may_leave_holes() -> None:
     found = one("hm idiot", lambda p, greedy: ["odd thing"])
-    assert (found.text, found.engine, found.fluency) == ("hm", "delete", pytest.approx(0.1))
+    assert (found.text, found.engine, found.fluency) == ("hm", "delete", pytest.approx(0.2))
+
+
+def test_deleted_words_leave_something_readable() -> None:
+    found = one("zz idiot", lambda p, greedy: ["a cat"])
+    assert (found.status, found.reason) == ("unresolved", "meaning")
+    found = one("odd idiot", lambda p, greedy: ["a cat"])  # no more broken than it was
+    assert (found.text, found.engine) == ("odd", "delete")
+
+
+def test_deleting_can_be_switched_off() -> None:
+    answers = lambda p, greedy: ["a cat"]  # noqa: E731
+    for text in ("a stupid plan", "Stupid!  How did you do that?"):
+        assert one(text, answers).engine == "delete"
+        found = one(text, answers, delete=False)
+        assert (found.status, found.attempts) == ("unresolved", 3)
+    found = one("a stupid plan", lambda p, greedy: ["a harsh plan"], delete=False)
+    assert (found.text, found.engine) == ("a harsh plan", "greedy")
+
+
+def test_a_table_of_milder_words_stands_beside_the_greedy_answer() -> None:
+    mild: Table = {("stupid",): [("unwise",)], ("idiot",): [("person",)]}
+    cases = [
+        ("a stupid plan", ["a harsh plan"], "an unwise plan", "substitute", 1),
+        ("a stupid plan", ["a poor plan"], "a poor plan", "greedy", 1),  # as good: the policy's
+        ("what an idiot", ["a cat"], "what a person", "substitute", 1),
+    ]
+    for text, answer, wanted, engine, attempts in cases:
+        found = one(text, lambda p, greedy, a=answer: a, mild=mild)  # type: ignore[misc]
+        assert (found.text, found.engine, found.attempts) == (wanted, engine, attempts), text
+    answers = lambda p, greedy: ["too bad."] if "idiot" in p else ["a cat"]  # noqa: E731
+    found = one("you idiot. Stupid!", answers, mild={("stupid",): [("unwise",)]})
+    assert (found.text, found.engine) == ("too bad. Unwise!", "substitute")
+
+
+def test_names_of_groups_must_survive() -> None:
+    found = one("stupid gay men", lambda p, greedy: ["men"] if greedy else ["some gay men"])
+    assert (found.text, found.engine) == ("some gay men", "sample")
 
 
 @pytest.mark.parametrize(

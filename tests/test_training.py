@@ -16,13 +16,14 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from sro_edge.bundle import Thresholds
 from sro_edge.errors import ModelError
+from sro_edge.segments import words
 from sro_edge.training.config import ScreenerConfig, WarmStartConfig
 from sro_edge.training.corruption import Corruptor
 from sro_edge.training.follower import Classifier, Follower
+from sro_edge.training.insults import Choice
 from sro_edge.training.lexicon import clean_words, mine_lexicon
-from sro_edge.training.mild_words import Choice
 from sro_edge.training.noise import ToxicNoise, with_odd_words
-from sro_edge.training.piles import Labelled, clean_sentences, words
+from sro_edge.training.piles import Labelled, clean_sentences
 from sro_edge.training.runs import measured_error
 from sro_edge.training.screener import (
     LABELS,

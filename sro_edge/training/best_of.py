@@ -22,7 +22,8 @@ from sro_edge.guards import is_degenerate, is_refusal, survives, tidy
 from sro_edge.job import free_spans
 from sro_edge.rewriter import Rewriter
 from sro_edge.screener import Screener, passes
-from sro_edge.training.piles import key, words
+from sro_edge.segments import words
+from sro_edge.training.piles import key
 from sro_edge.training.rewording import Rewording
 
 Floats = npt.NDArray[np.float32]

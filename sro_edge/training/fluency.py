@@ -21,6 +21,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from sro_edge.durable import write_json
 from sro_edge.evaluation.fluency import LABEL, POOLING, FluencyJudge, broken_logit
+from sro_edge.segments import words
 from sro_edge.training.config import JudgesConfig
 from sro_edge.training.corruption import (
     JUDGE_MIX,
@@ -31,7 +32,6 @@ from sro_edge.training.corruption import (
 )
 from sro_edge.training.encoder import resolve
 from sro_edge.training.fine_tuning import fine_tune
-from sro_edge.training.piles import words
 
 _POOL = 20  # batches whose pairs are sorted by length together
 _TOKEN_WEIGHT = 5.0  # few tokens are at fault, so their mean loss is small

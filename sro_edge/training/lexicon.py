@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from sro_edge.training.mild_words import Choice, Phrase
-from sro_edge.training.piles import words
+from sro_edge.mild_words import Phrase
+from sro_edge.segments import words
+from sro_edge.training.insults import Choice
 
 
 def log_odds(

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sro_edge.segments import sentences
-from sro_edge.training.piles import words
+from sro_edge.segments import sentences, words
 
 Ids = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]

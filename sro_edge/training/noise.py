@@ -15,8 +15,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from sro_edge.guards import article
-from sro_edge.training.mild_words import Choice, Finder, Phrase
-from sro_edge.training.piles import words
+from sro_edge.mild_words import Finder, Phrase
+from sro_edge.segments import words
+from sro_edge.training.insults import Choice
 
 _EDGE = "\n"  # stands for both ends of a comment among neighbours
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwyz", "aeiou"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,12 +15,11 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from sro_edge.errors import InputError
-from sro_edge.formats import SUFFIXES, kind_of, open_source
+from sro_edge.formats import SUFFIXES, check_exists, kind_of, open_source
 from sro_edge.formats.base import reading
-from sro_edge.segments import sentences
+from sro_edge.segments import sentences, words
 
 _SUFFIXES = (*SUFFIXES, ".txt")
-WORDS = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*|\S")
 
 
 @dataclass(frozen=True)
@@ -182,10 +180,9 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pa.Table:
         InputError: no such file, unknown suffix, unreadable content, or a missing column.
     """
     path = Path(path)
-    if kind_of(path) == "parquet" and path.suffix not in SUFFIXES:
-        raise InputError(
-            f"{path}: training data must be .parquet, .csv, .tsv or .jsonl, not {path.suffix!r}"
-        )
+    check_exists(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: tables are read from {', '.join(SUFFIXES)}, not from such files")
     with reading(path, kind_of(path)):
         if kind_of(path) == "csv":
             tabs = path.suffix.lower() == ".tsv"
@@ -281,11 +278,6 @@ def fold(text: str) -> float:
 def in_folds(text: str, folds: tuple[float, float]) -> bool:
     """Whether :func:`fold` lies in [low, high)."""
     return folds[0] <= fold(text) < folds[1]
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words and punctuation marks; an obfuscated word (``f*ck``) stays whole."""
-    return WORDS.findall(text.lower())
 
 
 def clean_sentences(

@@ -1,6 +1,6 @@
 """Rewrites found by search: toxic phrases replaced by milder ones, as the words around them allow.
 
-Where a policy drops a word and leaves a hole, the table (:mod:`sro_edge.training.mild_words`) has
+Where a policy drops a word and leaves a hole, the table (:mod:`sro_edge.mild_words`) has
 something to say instead, and a trigram model of clean text knows what fits. The screener has the
 last word (:mod:`sro_edge.training.best_of`), and the policy learns from what passes.
 """
@@ -11,10 +11,10 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from sro_edge.guards import article
+from sro_edge.mild_words import Finder, Phrase, Table
 from sro_edge.screener import Screener
-from sro_edge.training.mild_words import Finder, Phrase, Table
+from sro_edge.segments import WORDS, words
 from sro_edge.training.ngrams import Trigrams
-from sro_edge.training.piles import WORDS, words
 
 _BEAM = 10  # rewrites kept after each phrase, and given
 _MOST_PHRASES = 6  # a comment with more is left alone

@@ -23,13 +23,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sro_edge.bundle import Thresholds
 from sro_edge.evaluation.fluency import FluencyJudge
+from sro_edge.segments import words
 from sro_edge.training.config import ScreenerConfig
 from sro_edge.training.corruption import JUDGE_MIX, SCREENER_MIX, Corruptor
 from sro_edge.training.encoder import mean_pool, resolve
 from sro_edge.training.fine_tuning import fine_tune
 from sro_edge.training.follower import Classifier
 from sro_edge.training.metrics import best_f1_threshold, classification_report, recall_threshold
-from sro_edge.training.piles import Labelled, clean_sentences, fold, words
+from sro_edge.training.piles import Labelled, clean_sentences, fold
 
 LABELS = ("toxic", "fluent")
 UNKNOWN = -1.0  # label of an answer that a row does not train

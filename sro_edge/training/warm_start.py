@@ -19,13 +19,14 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sro_edge.errors import ModelError
+from sro_edge.mild_words import Table
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 from sro_edge.training.config import WarmStartConfig
 from sro_edge.training.encoder import Encoder
+from sro_edge.training.insults import substitutes
 from sro_edge.training.journal import Journal
 from sro_edge.training.lexicon import analogues, clean_words, mine_lexicon, weighed, word_vectors
 from sro_edge.training.memory import bound_kernel_caches
-from sro_edge.training.mild_words import Table, substitutes
 from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.objective import IGNORED
 from sro_edge.training.piles import clean_sentences, fold
@@ -109,7 +110,7 @@ class Piles:
         mining: more (toxic, clean) comments of the same domain, only for finding toxic words.
         pairs: comments with rewrites of a model's own (``sro-edge distill``), learned from beside
             the noised sentences.
-        mild: toxic phrases with milder ones (:mod:`sro_edge.training.mild_words`), in the place of
+        mild: toxic phrases with milder ones (:mod:`sro_edge.mild_words`), in the place of
             distributional analogues.
     """
 

@@ -7,19 +7,16 @@ its place: they take antonyms for neighbours ("idiot", "good guy"). It says noth
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from sro_edge.errors import InputError
-from sro_edge.training.piles import read_lines, words
+from sro_edge.segments import words
 
-Phrase = tuple[str, ...]  # words as `piles.words` cuts them
+Phrase = tuple[str, ...]  # words as `segments.words` cuts them
 Table = dict[Phrase, list[Phrase]]
 
 _NOTHING = "-"
-_EAGER = 20.0  # pull of a phrase for each insult of the pile that it could stand for
 
 
 def read_mild(path: str | Path) -> Table:
@@ -28,8 +25,14 @@ def read_mild(path: str | Path) -> Table:
     Raises:
         InputError: the file cannot be read, or a line is no phrase with milder ones.
     """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text: {error}") from error
     table: Table = {}
-    for number, line in enumerate(read_lines(Path(path)), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         toxic, tab, milder = line.partition("\t")
@@ -66,51 +69,3 @@ class Finder:
                 found.append(slice(start, start + n))
             start += n or 1
         return found
-
-
-class Choice(NamedTuple):
-    """What a clean phrase may be substituted by.
-
-    Args:
-        toxic: toxic phrases.
-        weights: of each.
-        pull: how likely the clean phrase is taken where it stands, alone or among others.
-    """
-
-    toxic: tuple[Phrase, ...]
-    weights: tuple[float, ...]
-    pull: float
-
-
-def substitutes(table: Table, toxic: Iterable[str], clean: Iterable[str]) -> dict[Phrase, Choice]:
-    """The table turned round: mild phrase -> what it may be substituted by.
-
-    A toxic phrase weighs by the root of how often the toxic pile has it. A mild one is taken the
-    more readily the rarer it is in clean text: "person" stands for many insults, "you" for few.
-
-    Args:
-        table: see :func:`read_mild`.
-        toxic: the toxic pile.
-        clean: clean sentences.
-    """
-    bad = _count(table, toxic)
-    turned: dict[Phrase, list[Phrase]] = {}
-    for phrase, milder in table.items():
-        for mild in filter(None, milder):
-            turned.setdefault(mild, []).append(phrase)
-    good = _count(turned, clean)
-    found = {}
-    for mild, insults in turned.items():
-        weights = tuple((1 + bad[phrase]) ** 0.5 for phrase in insults)
-        ratio = sum(bad[phrase] for phrase in insults) / (1 + good[mild])
-        found[mild] = Choice(tuple(insults), weights, min(1.0, _EAGER * ratio))
-    return found
-
-
-def _count(known: Iterable[Phrase], texts: Iterable[str]) -> Counter[Phrase]:
-    finder = Finder(known)
-    counts: Counter[Phrase] = Counter()
-    for text in texts:
-        tokens = words(text)
-        counts.update(tuple(tokens[place]) for place in finder.places(tokens))
-    return counts

@@ -1,0 +1,104 @@
+"""What may be said in the place of a toxic piece, round by round, and what made it.
+
+First the policy's greedy answer and what the bundle's table of milder words has to say, then
+samples, last the piece without its toxic words.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sro_edge.deletion import deletions
+from sro_edge.guards import tidy
+from sro_edge.job import Piece, why_unusable
+from sro_edge.memo import remember
+from sro_edge.substitution import Substitution
+
+if TYPE_CHECKING:
+    from sro_edge.bundle import Bundle, Sampling, Thresholds
+    from sro_edge.detoxifier import Candidate, Detoxifier
+    from sro_edge.screener import Scores
+
+    Score = Callable[[Sequence[str]], Scores]
+
+Proposed = dict[str, dict[str, str]]  # piece text -> candidate -> what made it, each once
+
+
+class Proposals:
+    """Candidates for pieces.
+
+    Args:
+        bundle: its words, toxic and milder ones.
+        detoxifier: the rewriter.
+        thresholds: what a candidate must reach.
+        sampling: how samples are drawn.
+        rounds: generation rounds, the first of them greedy; the one after them deletes words.
+        seed: of the sampling.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        detoxifier: Detoxifier,
+        thresholds: Thresholds,
+        sampling: Sampling,
+        *,
+        rounds: int,
+        seed: int,
+    ) -> None:
+        self.lexicon = bundle.lexicon()
+        self._detoxifier, self._thresholds, self._sampling = detoxifier, thresholds, sampling
+        self._rounds, self._seed = rounds, seed
+        self._substitution = Substitution(bundle.mild_words(), self.lexicon, thresholds)
+        # Piece and round -> what the model answered: it would answer the same again.
+        self._answers: OrderedDict[tuple[str, int], list[Candidate]] = OrderedDict()
+
+    def __call__(
+        self, pieces: Sequence[Piece], number: int, score: Score, *, keep: int = 0
+    ) -> Proposed:
+        """The candidates of round ``number``, from 0, those of the policy first.
+
+        A piece for which the policy has no usable answer at all is told why.
+
+        Args:
+            pieces: what is open.
+            number: of the round.
+            score: the screener.
+            keep: answers that are kept for pieces that come again.
+        """
+        texts = list(dict.fromkeys(piece.text for piece in pieces))
+        if number == self._rounds:
+            found = deletions(texts, self.lexicon, score, self._thresholds)
+            return {text: dict.fromkeys(left, "delete") for text, left in found.items()}
+        answers = self._generate(texts, number, keep)
+        for piece in pieces:
+            piece.reason = why_unusable(answers[piece.text], piece.text) or piece.reason
+        engine = "sample" if number else "greedy"
+        proposed = {
+            text: {tidy(c.text, text): engine for c in answers[text] if c.finished}
+            for text in texts
+        }
+        if number == 0:
+            for text, said in self._substitution.candidates(texts, score).items():
+                for milder in said:
+                    proposed[text].setdefault(tidy(milder, text), "substitute")
+        return proposed
+
+    def _generate(self, texts: Sequence[str], number: int, keep: int) -> dict[str, list[Candidate]]:
+        """The policy's answers: a greedy one in round 0, samples in the others."""
+        from sro_edge.detoxifier import Request
+
+        known = {t: self._answers[t, number] for t in texts if (t, number) in self._answers}
+        drawn = self._sampling
+        requests = [
+            Request(t, t, drawn.samples, drawn.temperature, drawn.top_p, self._seed + number)
+            if number
+            else Request(t, t)
+            for t in texts
+            if t not in known
+        ]
+        answers = known | {r.key: found for r, found in self._detoxifier.generate(requests)}
+        remember(self._answers, {(t, number): answers[t] for t in texts}, keep)
+        return answers

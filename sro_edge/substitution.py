@@ -1,0 +1,145 @@
+"""A comment with milder words in the place of its toxic ones, as the bundle's table has them.
+
+All choices but one are held at the table's first, and that one is tried with each of its milder
+phrases; what several would do together is predicted from that (:mod:`sro_edge.effects`), and only
+the most promising combinations are screened. Unlike a policy's answers, these never bring in a word
+that nobody wrote for its place; unlike a deletion, they leave no hole where something can be said.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+from sro_edge.effects import Effects
+from sro_edge.mild_words import Finder, Phrase, Table
+from sro_edge.prompt import recase
+from sro_edge.segments import WORDS
+
+if TYPE_CHECKING:
+    from sro_edge.bundle import Thresholds
+    from sro_edge.screener import Scores
+
+_MOST_PLACES = 6  # a text with more is left to the others
+_MOST_COMBINATIONS = 4096
+_PROMISING = 4  # combinations that are screened beside the single changes
+_MARKS = ",.;:!?…"
+
+Chosen = tuple[int, ...]  # which of a place's phrases stands there, for each place
+
+
+class Substitution:
+    """Finds candidates by a table of milder words.
+
+    Args:
+        table: toxic phrase -> milder ones (:mod:`sro_edge.mild_words`); without one, there are no
+            candidates.
+        lexicon: toxic words; those without a line in the table may stay or go.
+        limits: what a candidate must reach, and so what is promising.
+    """
+
+    def __init__(self, table: Table, lexicon: Mapping[str, float], limits: Thresholds) -> None:
+        self._limits = limits
+        alone: Table = {(word,): [(word,), ()] for word in lexicon} if table else {}
+        self._table = alone | {p: list(dict.fromkeys([*milder, ()])) for p, milder in table.items()}
+        self._finder = Finder(self._table)
+
+    def candidates(
+        self, texts: Sequence[str], score: Callable[[Sequence[str]], Scores]
+    ) -> dict[str, list[str]]:
+        """Each text with what may be said instead, none where no phrase of the table stands in it.
+
+        Args:
+            texts: the texts, all different.
+            score: the screener, which is asked about all texts together, twice.
+        """
+        searches = [_Search(text, self._places(text)) for text in texts]
+        for ask in (_Search.singles, _Search.promising):
+            asked = [
+                (place, chosen)
+                for place, search in enumerate(searches)
+                for chosen in ask(search, self._limits)
+            ]
+            scores = score([*texts, *(searches[place].spell(chosen) for place, chosen in asked)])
+            for row, (place, chosen) in enumerate(asked, len(texts)):
+                searches[place].found[chosen] = Effects.read(scores, place, row)
+        return {search.text: search.candidates() for search in searches}
+
+    def _places(self, text: str) -> list[_Place]:
+        spans = [match.span() for match in WORDS.finditer(text)]
+        tokens = [text[start:end].lower() for start, end in spans]
+        return [
+            _Place(spans[p.start][0], spans[p.stop - 1][1], self._table[tuple(tokens[p])])
+            for p in self._finder.places(tokens)
+        ]
+
+
+class _Place(NamedTuple):
+    """Where a toxic phrase stands in a text, in characters, and what may stand there instead."""
+
+    start: int
+    end: int
+    milder: Sequence[Phrase]
+
+
+class _Search:
+    """The choices for one text: those that were screened, and which to screen next."""
+
+    def __init__(self, text: str, places: Sequence[_Place]) -> None:
+        self.text = text
+        self.places = places if len(places) <= _MOST_PLACES else ()
+        self.first: Chosen = (0,) * len(self.places)
+        self.found: dict[Chosen, Effects] = {}
+
+    def candidates(self) -> list[str]:
+        """All texts screened, each once."""
+        texts = dict.fromkeys(map(self.spell, self.found))
+        return [text for text in texts if text != self.text]
+
+    def singles(self, _: Thresholds) -> Iterator[Chosen]:
+        """The first phrase at every place, and all others at one place at a time."""
+        if self.places:
+            yield self.first
+        for i, place in enumerate(self.places):
+            yield from (self._change(i, n) for n in range(1, len(place.milder)))
+
+    def promising(self, limits: Thresholds) -> list[Chosen]:
+        """The combinations that look best by what is known of their parts."""
+        sizes = [len(place.milder) for place in self.places]
+        if len(sizes) < 2 or math.prod(sizes) > _MOST_COMBINATIONS:
+            return []
+        base = self.found[self.first]
+        effect = {chosen: found.minus(base) for chosen, found in self.found.items()}
+        worth = {}
+        for chosen in product(*map(range, sizes)):
+            changes = [self._change(i, n) for i, n in enumerate(chosen) if n]
+            if chosen not in self.found:
+                worth[chosen] = base.plus(*(effect[change] for change in changes)).worth(limits)
+        return heapq.nlargest(_PROMISING, worth, key=lambda chosen: worth[chosen])
+
+    def _change(self, place: int, number: int) -> Chosen:
+        return (*self.first[:place], number, *self.first[place + 1 :])
+
+    def spell(self, chosen: Chosen) -> str:
+        """The text with these phrases; all else of it stays as it is."""
+        out, rest, end = "", self.text, 0
+        for place, number in zip(self.places, chosen, strict=True):
+            out += rest[: place.start - end]
+            rest, end = self.text[place.end :], place.end
+            said = " ".join(place.milder[number])
+            if said:
+                out += said
+            else:
+                out, rest = _closed(out, rest)
+                end = len(self.text) - len(rest)
+        return recase((out + rest).strip(), self.text)
+
+
+def _closed(out: str, rest: str) -> tuple[str, str]:
+    """Both sides of a phrase that went: one white space between them, and no comma left over."""
+    if rest[:1] and rest[0] in _MARKS:
+        return out.rstrip().rstrip(",;:"), rest
+    return out, rest.lstrip() if not out or out[-1].isspace() else rest

@@ -1,0 +1,79 @@
+"""Milder words at inference: what is proposed, how it is spelled, how little is screened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from sro_edge.bundle import Thresholds
+from sro_edge.mild_words import Table
+from sro_edge.screener import Scores
+from sro_edge.substitution import Substitution
+
+LIMITS = Thresholds(0.5, 0.3, 0.2)
+TABLE: Table = {
+    ("numpty",): [("person",), ("unwise", "person")],
+    ("is", "a", "numpty"): [("is", "unwise")],
+    ("git",): [("fellow",), ("rascal",)],
+    ("blooming",): [(), ("very",)],
+}
+
+
+class Alarms:
+    """Toxic by the rude words left; 'rascal' reads best, 'fellow' worse, all else the same."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def score(self, texts: Sequence[str]) -> Scores:
+        self.asked.append(list(texts))
+        rude = [sum(w in t.lower() for w in ("numpty", "git", "plonker")) for t in texts]
+        toxicity = np.array([0.05 + 0.9 * bool(n) for n in rude], np.float32)
+        fluency = [0.9 if "rascal" in t else 0.5 if "fellow" in t else 0.7 for t in texts]
+        embedding = np.ones((len(texts), 2), np.float32) / np.sqrt(2, dtype=np.float32)
+        return Scores(toxicity, np.array(fluency, np.float32), embedding)
+
+
+def found(text: str, table: Table = TABLE, lexicon: dict[str, float] | None = None) -> list[str]:
+    return Substitution(table, lexicon or {}, LIMITS).candidates([text], Alarms().score)[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("What a numpty!", ["What a person!", "What a unwise person!", "What a!"]),
+        ("he is a  numpty , really", ["he is unwise , really", "he , really"]),
+        ("NUMPTY, go  home", ["PERSON, go  home", "UNWISE PERSON, go  home", ", go  home"]),
+        ("a blooming  shame", ["a shame", "a very  shame"]),
+        ("said so, blooming, twice", ["said so, twice", "said so, very, twice"]),
+        ("nothing of the kind", []),
+    ],
+)
+def test_the_rest_of_a_text_stays_as_it_is(text: str, said: list[str]) -> None:
+    assert found(text) == said
+
+
+def test_words_of_the_lexicon_alone_may_stay_or_go() -> None:
+    said = found("you plonker of a git", lexicon={"plonker": 3.0})
+    assert {"you plonker of a fellow", "you of a rascal", "you of a"} <= set(said)
+    assert found("you plonker", lexicon={"plonker": 3.0}) == ["you"]
+
+
+def test_a_bundle_without_a_table_proposes_nothing() -> None:
+    assert found("you plonker", {}, {"plonker": 3.0}) == []
+
+
+def test_combinations_are_predicted_and_few_are_screened() -> None:
+    text = "you git, your numpty of a git and that git"
+    screener = Alarms()
+    said = Substitution(TABLE, {}, LIMITS).candidates([text], screener.score)[text]
+    assert "you rascal, your person of a rascal and that rascal" in said
+    singles, combinations = (len(asked) - 1 for asked in screener.asked)
+    assert (singles, combinations) == (1 + 4 * 2, 4)
+
+
+def test_texts_with_very_many_phrases_are_left_to_the_others() -> None:
+    assert found("git " * 6 + "home")
+    assert found("git " * 7 + "home") == []
