@@ -76,8 +76,8 @@ class Tally:
         named = {key: self.statuses[key] for key in ("clean", "rewritten", "unresolved", "empty")}
         return {"rows": self.rows, "toxic": self.toxic, **named, "not_utf8": self.not_utf8}
 
-    def breakdown(self) -> dict[str, dict[str, int]]:
-        """Rows by reason and by engine, the most frequent first."""
+    def causes(self) -> dict[str, dict[str, int]]:
+        """Unresolved rows by reason, rewritten ones by engine, the most frequent first."""
         return {
             "reasons": dict(self.reasons.most_common()),
             "engines": dict(self.engines.most_common()),

@@ -262,10 +262,9 @@ class _Dump:
         tally = annotate_stream(
             sys.stdin.fileno(), sys.stdout.fileno(), self.annotator, self.options, self.hooks
         )
-        counts: dict[str, Any] = dict(tally.counts())
+        counted: dict[str, Any] = {**tally.counts(), **tally.causes()}
         return Summary(
-            **counts,
-            **tally.breakdown(),
+            **counted,
             seconds=time.monotonic() - started,
             examples=tally.pairs,
         )

@@ -189,7 +189,7 @@ class Run:
             "columns": [field.name for field in self.fields],
             "source": {"name": self.source.path.name, **source},
             "counts": self.tally.counts(),
-            **self.tally.breakdown(),
+            **self.tally.causes(),
         }
         return manifest | ({"earlier": self.source.earlier} if self.source.earlier else {})
 
