@@ -29,6 +29,9 @@ _DATES = (
 _WORDED = frozenset([*_VALUES, *_DATES.split()])
 _SCALES = frozenset("hundred thousand million billion trillion dozen".split())  # "dozens", too
 _WORDS = re.compile(r"\w+")
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,8});", re.IGNORECASE)  # of HTML
+_CUT_ENTITY = re.compile(r"&#?\w{2,8}$")
+_HASHTAG = re.compile(r"(?<![\w&])#\w+")
 _ARTICLE = re.compile(r"\b(a|an)(\s+)([a-z]{2,})", re.IGNORECASE)
 FORMS = ("s", "es", "d", "ed", "r", "er", "ing", "ly", "y", "n")  # endings of a word's forms
 _ENDINGS = frozenset([*FORMS, "st", "est", "ity", "'s"])
@@ -53,6 +56,8 @@ def tidy(answer: str, comment: str) -> str:
     if any(mark in ",;:-" for mark in over) and not comment.rstrip().endswith(over):
         text = left + text[len(body) :]
     end = comment.rstrip()[-1:]
+    if end == ";" and _CUT_ENTITY.search(text):
+        text += end
     if text and end in {".", "!", "?", "…"} and text[-1].isalnum():
         text += end
     given = comment.lower()
@@ -79,10 +84,10 @@ def is_refusal(answer: str, comment: str) -> bool:
 def survives(answer: str, comment: str) -> bool:
     """Whether what must survive of ``comment`` stands in ``answer``, and nothing foreign came in.
 
-    URLs, handles, e-mail addresses, emoji and names of groups (:mod:`sro_edge.groups`) must be
-    there; numbers, dates, number words ("one" is none) and quoted text must be the very same; no
-    negation may flip (:mod:`sro_edge.negation`); a word with letters beyond ASCII must come from
-    the comment: small models garble these.
+    URLs, handles, e-mail addresses, emoji, HTML entities and names of groups
+    (:mod:`sro_edge.groups`) must be there; numbers, dates, number words ("one" is none) and quoted
+    text must be the very same; no negation may flip (:mod:`sro_edge.negation`); a hashtag, and a
+    word with letters beyond ASCII, must come from the comment: small models garble these.
     """
     before, after = _facts(comment), _facts(answer)
     return (
@@ -91,18 +96,22 @@ def survives(answer: str, comment: str) -> bool:
         and after.foreign <= before.foreign
         and before.numbers == after.numbers
         and before.quoted == after.quoted
+        and before.entities <= after.entities
+        and after.hashtags <= before.hashtags
         and keeps_negation(answer, comment)
     )
 
 
 class _Facts(NamedTuple):
-    """What must survive of a text, and its words with letters beyond ASCII."""
+    """What must survive of a text, and what must not come in: foreign words and hashtags."""
 
     protected: Counter[str]
     groups: frozenset[str]
     foreign: frozenset[str]
     numbers: Counter[str]
     quoted: Counter[str]
+    entities: Counter[str]
+    hashtags: frozenset[str]
 
 
 @lru_cache(maxsize=16)  # the candidates of one comment come together
@@ -114,6 +123,8 @@ def _facts(text: str) -> _Facts:
         frozenset(word for word in words if not word.isascii()),
         numbers(text),
         Counter(" ".join(found.lower().split()) for found in quoted(text)),
+        Counter(_ENTITY.findall(text)) if "&" in text else Counter(),
+        frozenset(_HASHTAG.findall(text.lower())) if "#" in text else frozenset(),
     )
 
 

@@ -50,6 +50,7 @@ def test_left_over_separators_go() -> None:
     assert tidy("fine...", "stupid.") == "fine..."
     assert tidy("well - ,", "well - , idiot") == "well"
     assert tidy("so &#8230;", "so stupid &#8230;") == "so &#8230;"
+    assert tidy("so &#8230", "so stupid &#8230;") == "so &#8230;"
     assert tidy("a" + " -" * 200_000 + "x", "b") == "a" + " -" * 200_000 + "x"  # no trap
 
 
@@ -66,6 +67,9 @@ KEPT = [
     ('he said "not today", the idiot', "he said “not today”"),
     ("she yelled 'get out', stupid cow", "she yelled 'Get out'"),
     ("run `rm -rf` again, idiot", "run `rm -rf` again"),
+    # entities and hashtags
+    ("you &amp; that bitch &#128514;", "you &amp; that woman &#128514;"),
+    ("go home #stupidest", "go home"),
     # names of groups
     ("women, stupid women, and Jews", "a woman, and the jewish"),
     ("that bitch", "that woman"),
@@ -95,6 +99,10 @@ LOST = [
     ("she yelled 'get out', stupid cow", "she yelled 'come in'"),
     ("he left, the idiot", 'he "left"'),
     ("run `rm -rf` again, idiot", "run it again"),
+    ("you &amp; that bitch &#128514;", "you &amp; that woman &#128514"),
+    ("you &amp; that bitch", "you and that woman"),
+    ("go on #vote5sos, idiots", "go on #votessos"),
+    ("#trumptards", "#trump supporters"),
     ("they legalize gay marriage, idiots", "they legalize marriage"),
     ("block those dumb Muslims", "block those people"),
 ]
