@@ -38,14 +38,7 @@ def main() -> None:
     bundle = Bundle.load(options.bundle)
     comments = toxic_comments(bundle, options)
     engines = {
-        name: Detoxifier(
-            bundle.detoxifier,
-            bundle.prompt,
-            threads=options.threads,
-            device="cpu",
-            lookup=lookup,
-            seldom=bundle.lexicon(),
-        )
+        name: Detoxifier.of(bundle, threads=options.threads, device="cpu", lookup=lookup)
         for name, lookup in (("off", False), ("on", True))
     }
     screener = Screener(bundle.screener, threads=options.threads, device="cpu")

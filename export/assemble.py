@@ -236,7 +236,7 @@ def _try(bundle: Bundle) -> None:
     from sro_edge.screener import Screener
 
     Screener(bundle.screener, threads=1, device="cpu").score([_TRIED])
-    with Detoxifier(bundle.detoxifier, bundle.prompt, threads=1, device="cpu", slots=1) as engine:
+    with Detoxifier.of(bundle, threads=1, device="cpu", slots=1) as engine:
         ((_, answers),) = engine.generate([Request(0, _TRIED, max_new_tokens=8)])
     if not answers:
         raise ModelError(

@@ -163,14 +163,7 @@ def _writing(
     """Greedy answers and tokens a second, prompts and answers counted."""
     from sro_edge.detoxifier import Detoxifier, Request
 
-    with Detoxifier(
-        bundle.detoxifier,
-        bundle.prompt,
-        threads=threads,
-        device=device,
-        slots=slots,
-        seldom=bundle.lexicon(),
-    ) as engine:
+    with Detoxifier.of(bundle, threads=threads, device=device, slots=slots) as engine:
         requests = [Request(c, c) for c in toxic if len(c) <= EDGES[-1]][: 16 * _EACH]
         tokens = sum(len(bundle.prompt.encode(r.prompt, engine.tokenize)) for r in requests)
         times = []

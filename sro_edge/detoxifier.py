@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sro_edge.errors import ModelError
 from sro_edge.flight import Flight, Job
@@ -24,6 +24,9 @@ from sro_edge.llama import Context, Model
 from sro_edge.lookup import Depth, places_of
 from sro_edge.machine import physical_cores
 from sro_edge.prompt import PromptTemplate
+
+if TYPE_CHECKING:
+    from sro_edge.bundle import Bundle
 
 _MAX_SLOTS = 128  # llama.cpp keeps 256 sequences
 # Measured on 7 M to 135 M parameters: a lane of 16 slots is best, one of fewer than 8 worse than
@@ -145,6 +148,22 @@ class Detoxifier:
             for n in range(lanes)
         ]
         self._lanes = Lanes(self._flights, threads)
+
+    @classmethod
+    def of(cls, bundle: Bundle, **options: Any) -> Detoxifier:
+        """The rewriter of a bundle, with its prompt, its lexicon and its limit of answers.
+
+        Args:
+            bundle: an opened bundle.
+            options: the other settings, by name.
+        """
+        return cls(
+            bundle.detoxifier,
+            bundle.prompt,
+            seldom=bundle.lexicon(),
+            max_new_tokens=bundle.sampling.max_new_tokens,
+            **options,
+        )
 
     def _flight(self, slots: int, guess: bool, fixed: bool) -> Flight:
         """A flight with a context of its own."""

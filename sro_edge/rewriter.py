@@ -148,14 +148,8 @@ class Rewriter:
         if cascade:
             stage = load_first_stage(opened, thresholds.toxicity, threads=threads)
         abstainer = load_abstainer(opened, screener, thresholds.abstain, threads, device)
-        detoxifier = Detoxifier(
-            opened.detoxifier,
-            opened.prompt,
-            threads=threads,
-            device=device,
-            deterministic=deterministic,
-            max_new_tokens=opened.sampling.max_new_tokens,
-            seldom=opened.lexicon(),
+        detoxifier = Detoxifier.of(
+            opened, threads=threads, device=device, deterministic=deterministic
         )
         return cls(
             opened,
