@@ -9,7 +9,6 @@ that nobody wrote for its place; unlike a deletion, they leave no hole where som
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from sro_edge.screener import Scores
 
 _MOST_PLACES = 6  # a text with more is left to the others
-_MOST_COMBINATIONS = 4096
+_BEST = 3  # phrases of a place of which combinations are looked at
 _PROMISING = 4  # combinations that are screened beside the single changes
 _MARKS = ",.;:!?…"
 
@@ -108,17 +107,23 @@ class _Search:
 
     def promising(self, limits: Thresholds) -> list[Chosen]:
         """The combinations that look best by what is known of their parts."""
-        sizes = [len(place.milder) for place in self.places]
-        if len(sizes) < 2 or math.prod(sizes) > _MOST_COMBINATIONS:
+        if len(self.places) < 2:
             return []
         base = self.found[self.first]
+        worth = {chosen: found.worth(limits) for chosen, found in self.found.items()}
         effect = {chosen: found.minus(base) for chosen, found in self.found.items()}
-        worth = {}
-        for chosen in product(*map(range, sizes)):
-            changes = [self._change(i, n) for i, n in enumerate(chosen) if n]
+        best = [
+            heapq.nlargest(
+                _BEST, range(len(p.milder)), key=lambda n, i=i: worth[self._change(i, n)]
+            )
+            for i, p in enumerate(self.places)
+        ]
+        predicted = {}
+        for chosen in product(*best):
             if chosen not in self.found:
-                worth[chosen] = base.plus(*(effect[change] for change in changes)).worth(limits)
-        return heapq.nlargest(_PROMISING, worth, key=lambda chosen: worth[chosen])
+                changes = (effect[self._change(i, n)] for i, n in enumerate(chosen) if n)
+                predicted[chosen] = base.plus(*changes).worth(limits)
+        return heapq.nlargest(_PROMISING, predicted, key=lambda chosen: predicted[chosen])
 
     def _change(self, place: int, number: int) -> Chosen:
         return (*self.first[:place], number, *self.first[place + 1 :])
