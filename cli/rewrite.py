@@ -107,6 +107,13 @@ def rewrite(
                   the bundle holds that no rewording can mend it
       empty       nothing to rewrite
 
+    \b
+    detox_engine is
+      greedy      the model's likeliest answer
+      substitute  milder words, by the bundle's table
+      sample      the best of several answers
+      delete      toxic words left out, which may leave holes (--no-delete)
+
     A run that was interrupted or killed goes on when the same command is run
     again. The models work in a process of their own: if it dies over some
     comments twice, those become unresolved (error), and the run goes on.
