@@ -166,8 +166,8 @@ def show_summary(summary: Summary) -> None:
         console.print(f"The input has columns of our names: the new ones end in _{last}.")
     if summary.not_utf8:
         console.print(
-            f"{summary.not_utf8:,} comments have bytes that are no UTF-8, which the models cannot "
-            "read. If the file is in another encoding, convert it first: iconv -f latin1 -t utf-8"
+            f"Not UTF-8, and read with replacement characters: {summary.not_utf8:,} comments. If "
+            "the file is in another encoding, convert it: iconv -f latin1 -t utf-8 OLD > NEW"
         )
     if summary.examples:
         console.print(_pairs(summary.examples))

@@ -109,7 +109,7 @@ class GgufTypes(click.ParamType[tuple[str, ...]]):
     type=PATH,
     metavar="FILE",
     help="Table of toxic phrases with milder ones, to put in their place: phrase, a tab, and "
-    "milder ones with | between them.",
+    "milder ones with | between them, - for none.",
 )
 @click.option("--name", help="Name of the bundle [default: that of its folder].")
 @click.option("--bundle-version", default="0.1.0", show_default=True, help="Version of the bundle.")

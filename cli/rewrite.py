@@ -29,7 +29,7 @@ from sro_edge.stores import Place
 @click.option(
     "--no-delete",
     is_flag=True,
-    help="Leave unresolved what only deleting words would mend.",
+    help="Switch the last resort off: leave unresolved what only the deletion of words would mend.",
 )
 @click.option(
     "--on-unresolved",
@@ -110,7 +110,7 @@ def rewrite(
     \b
     detox_engine is
       greedy      the model's likeliest answer
-      substitute  milder words, by the bundle's table
+      substitute  milder words, or none, by the bundle's table
       sample      the best of several answers
       delete      toxic words left out, which may leave holes (--no-delete)
 

@@ -114,9 +114,18 @@ class Choice:
             value *= similarity
         if scores.fluency is not None:
             fluency = float(scores.fluency[after])
-            own = float(scores.fluency[before])
-            floor = own * _READABLE if engine == "delete" else own - self._thresholds.fluency_drop
-            if fluency < floor:
+            floor = scores.fluency[before] - self._thresholds.fluency_drop
+            whole = (
+                readable(scores, after, scores, before) if engine == "delete" else fluency >= floor
+            )
+            if not whole:
                 return 0.0, "meaning"
             value *= fluency
         return max(value, 1e-9), None
+
+
+def readable(after: Scores, row: int, before: Scores, own: int) -> bool:
+    """Whether a text without some of its words keeps a part of the fluency that it had."""
+    if after.fluency is None or before.fluency is None:
+        return True
+    return bool(after.fluency[row] >= before.fluency[own] * _READABLE)

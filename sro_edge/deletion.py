@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sro_edge.bundle import Thresholds
     from sro_edge.screener import Scores
 
-_WORD = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*")
+_WORD = re.compile(r"#?[^\W_]+(?:['’*@$!][^\W_]+)*")
 _TIDY = ((re.compile(r"\s+([,.!?;:])"), r"\1"), (re.compile(r"([,;:])(?:\s*[,;:])+"), r"\1"))
 _MOST_WORDS = 40  # longer texts lose the words of the lexicon only
 _ROUNDS, _PROMISING = 2, 4  # rounds of combinations, and how many are screened in each
@@ -153,7 +153,7 @@ class _Search:
 
 
 def _cut(text: str, lexicon: Mapping[str, float]) -> str:
-    return _WORD.sub(lambda m: "" if m.group().lower() in lexicon else m.group(), text)
+    return _WORD.sub(lambda m: "" if m[0].lower().lstrip("#") in lexicon else m[0], text)
 
 
 def _tidy(text: str) -> str:

@@ -18,7 +18,7 @@ import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 
 from sro_edge.confusables import HOMOGLYPHS, LOOKALIKES
@@ -147,10 +147,15 @@ class Deobfuscator:
         self._vocabulary = vocabulary
         self._token = lru_cache(maxsize=8192)(self._read_token)
 
-    def reveal(self, text: str) -> str:
+    def reveal(self, text: str, expected: Collection[str] | None = None) -> str:
         """``text`` with its disguised words as a reader sees them; itself if there are none.
 
         URLs, e-mail addresses and @handles stay as they are.
+
+        Args:
+            text: any text.
+            expected: words in lower case. Where given, a word with digits is read another way only
+                if that way is one of them: "1d10t" is, but "k8s" and "deadb33f" mean themselves.
         """
         plain = text
         if "&" in plain:
@@ -171,10 +176,8 @@ class Deobfuscator:
         kept = protected_spans(plain, Span(0, len(plain)))
         out, end = [], 0
         for span in [*kept, Span(len(plain), len(plain))]:
-            out += [
-                _TOKEN.sub(self._read, plain[end : span.start]),
-                span.of(plain),
-            ]
+            part = _TOKEN.sub(lambda m: self._read(m, expected), plain[end : span.start])
+            out += [part, span.of(plain)]
             end = span.end
         plain = "".join(out)
         return text if plain == text else plain
@@ -213,12 +216,18 @@ class Deobfuscator:
             return match.group()
         return min(self._vocabulary.part(r) for r in _readings(letters))[1]
 
-    def _read(self, match: re.Match[str]) -> str:
-        """A token as it is meant; a part of a name with an underscore in it means itself."""
+    def _read(self, match: re.Match[str], expected: Collection[str] | None) -> str:
+        """A token as it is meant; a part of a name with an underscore in it means itself, and so
+        does the number of a character reference."""
         text, start, end = match.string, match.start(), match.end()
         before = start > 1 and text[start - 1] == "_" and text[start - 2].isalnum()
         behind = text[end : end + 1] == "_" and text[end + 1 : end + 2].isalnum()
-        return match.group() if before or behind else self._token(match.group())
+        if before or behind or text[max(0, start - 2) : start] == "&#":
+            return match.group()
+        seen = self._token(match.group())
+        if expected is not None and any(map(str.isdigit, match.group())):
+            return seen if seen.lower().strip("!") in expected else match.group()
+        return seen
 
     def _read_token(self, token: str) -> str:
         """The likeliest reading of leetspeak and of stretched letters."""

@@ -12,17 +12,21 @@ import re
 _WORDS = re.compile(r"[a-z]+")
 # One name a word, without the plural's s; another form of the same name after a slash.
 _NAMES = """
-woman/women female feminist
-gay lesbian bisexual homosexual transgender/trans/transsexual queer lgbt/lgbtq
-jew/jewish/judaism muslim/islam/islamic christian/christianity catholic protestant hindu buddhist
-sikh mormon atheist
-black white asian african arab hispanic latino/latina/latinx native indigenous
-american mexican canadian british english scottish irish welsh french german italian spanish polish
-russian ukrainian greek turk/turkish dutch swedish
-chinese japanese korean vietnamese filipino indian pakistani bangladeshi afghan iranian iraqi
-israeli palestinian syrian saudi egyptian nigerian somali kenyan ethiopian
-immigrant migrant refugee foreigner minority/minorities
-disabled autistic deaf blind
+woman/women female feminist gay lesbian bisexual homosexual transgender/trans/transsexual queer
+lgbt/lgbtq jew/jewish/judaism muslim/islam/islamic christian/christianity catholic protestant
+hindu buddhist sikh mormon atheist black white asian african arab hispanic latino/latina/latinx
+native indigenous american mexican canadian cuban haitian jamaican brazilian argentine colombian
+venezuelan peruvian dominican salvadoran guatemalan honduran european british english scottish
+irish welsh french german austrian swiss italian spanish portuguese greek dutch belgian danish
+swedish norwegian finnish icelandic polish czech slovak hungarian romanian bulgarian serbian serb
+croatian croat bosnian albanian russian ukrainian belarusian lithuanian latvian estonian georgian
+armenian azerbaijani kazakh turk/turkish kurd/kurdish roma/romani chinese japanese korean
+taiwanese vietnamese thai cambodian filipino indonesian malaysian burmese indian pakistani
+bangladeshi nepali tibetan uyghur mongolian afghan iranian persian iraqi israeli palestinian
+lebanese jordanian syrian saudi yemeni egyptian moroccan algerian tunisian libyan sudanese
+nigerian ghanaian somali kenyan ethiopian eritrean congolese rwandan zimbabwean australian
+aboriginal maori immigrant migrant refugee foreigner minority/minorities disabled autistic deaf
+blind elderly intersex nonbinary
 """.split()
 _NAME_OF = {form: forms[0] for forms in (n.split("/") for n in _NAMES) for form in forms}
 

@@ -29,6 +29,7 @@ _DATES = (
 _WORDED = frozenset([*_VALUES, *_DATES.split()])
 _SCALES = frozenset("hundred thousand million billion trillion dozen".split())  # "dozens", too
 _WORDS = re.compile(r"\w+")
+_SEPARATORS = frozenset(",;:.- ")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,8});", re.IGNORECASE)  # of HTML
 _CUT_ENTITY = re.compile(r"&#?\w{2,8}$")
 _HASHTAG = re.compile(r"(?<![\w&])#\w+")
@@ -49,7 +50,9 @@ def tidy(answer: str, comment: str) -> str:
     No separator left over at either end, closed as ``comment`` was closed, and "a" or "an" before
     a new word as its sound wants it.
     """
-    text = answer.strip().lstrip(",;:.- ")
+    text = answer.strip()
+    if comment.lstrip()[:1] not in _SEPARATORS:
+        text = text.lstrip("".join(_SEPARATORS))
     body = text.rstrip(".!?…")
     left = body.rstrip(",;:- \t\n")
     over = body[len(left) :]  # a comment may end so itself, as with "&#8230;"
@@ -73,7 +76,8 @@ def article(word: str) -> str:
 
 
 def _article(match: re.Match[str]) -> str:
-    return match[1][0] + article(match[3])[1:] + match[2] + match[3]
+    found = match[1][0] + article(match[3])[1:]
+    return (found.upper() if match[3].isupper() else found) + match[2] + match[3]
 
 
 def is_refusal(answer: str, comment: str) -> bool:

@@ -26,7 +26,7 @@ def read_mild(path: str | Path) -> Table:
         InputError: the file cannot be read, or a line is no phrase with milder ones.
     """
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        lines = Path(path).read_text("utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -35,14 +35,17 @@ def read_mild(path: str | Path) -> Table:
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        toxic, tab, milder = line.partition("\t")
-        found = [() if m.strip() == _NOTHING else tuple(words(m)) for m in milder.split("|")]
-        if not tab or not words(toxic) or not all(m.strip() for m in milder.split("|")):
+        toxic, *cells = line.split("\t")
+        milder = cells[0].split("|") if len(cells) == 1 else [""]
+        phrase = tuple(words(toxic.replace("’", "'")))
+        if not phrase or not all(m.strip() for m in milder):
             raise InputError(
                 f"{path}, line {number}: {line[:60]!r} must be a toxic phrase, a tab, and milder "
                 "ones with | between them (- for none)"
             )
-        table[tuple(words(toxic))] = found
+        if phrase in table:
+            raise InputError(f"{path}, line {number}: {toxic!r} has a line already; join them")
+        table[phrase] = [() if m.strip() == _NOTHING else tuple(words(m)) for m in milder]
     if not table:
         raise InputError(f"{path} has no line with a toxic phrase and milder ones")
     return table

@@ -36,6 +36,10 @@ class Proposals:
         sampling: how samples are drawn.
         rounds: generation rounds, the first of them greedy; the one after them deletes words.
         seed: of the sampling.
+
+    Attributes:
+        lexicon: toxic words with their log-odds.
+        toxic: these, and the words that the table has a milder one for.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class Proposals:
         self.lexicon = bundle.lexicon()
         self._detoxifier, self._thresholds, self._sampling = detoxifier, thresholds, sampling
         self._rounds, self._seed = rounds, seed
-        self._substitution = Substitution(bundle.mild_words(), self.lexicon, thresholds)
+        table = bundle.mild_words()
+        self.toxic = frozenset([*self.lexicon, *(p[0] for p in table if len(p) == 1)])
+        self._substitution = Substitution(table, thresholds)
         # Piece and round -> what the model answered: it would answer the same again.
         self._answers: OrderedDict[tuple[str, int], list[Candidate]] = OrderedDict()
 

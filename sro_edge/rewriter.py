@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 
 from sro_edge.abstention import REASON, load_abstainer
 from sro_edge.bundle import Bundle, Thresholds
-from sro_edge.choice import Choice
+from sro_edge.choice import Choice, readable
 from sro_edge.first_stage import stated
 from sro_edge.guards import keeps_quotes, survives
 from sro_edge.job import Job, Rewrite, free_spans
@@ -96,6 +97,7 @@ class Rewriter:
             bundle, detoxifier, self.thresholds, self.sampling, rounds=max_attempts, seed=seed
         )
         self.lexicon = self._propose.lexicon
+        self._reveal = partial(screener.reveal, expected=self._propose.toxic or None)
         self.remember = 0
         self._begin()
 
@@ -226,7 +228,7 @@ class Rewriter:
         jobs: dict[int, Job] = {}
         for row, i in enumerate(toxic):
             embedding = None if before.embedding is None else before.embedding[row]
-            jobs[i] = Job(texts[i], float(before.toxicity[row]), embedding, self.screener.reveal)
+            jobs[i] = Job(texts[i], float(before.toxicity[row]), embedding, self._reveal)
         self._find_pieces(list(jobs.values()))
         if self.abstainer is not None:
             self._give_up(self.abstainer.given_up(list(jobs.values())), REASON)
@@ -290,7 +292,7 @@ class Rewriter:
         scores = self._scores.score(new)
         for i, (job, text) in enumerate(zip(jobs, new, strict=True)):
             toxicity = float(scores.toxicity[i])
-            if not keeps_quotes(*map(self.screener.reveal, (text, job.text))):
+            if not keeps_quotes(*map(self._reveal, (text, job.text))):
                 job.reopen("meaning")
                 continue
             if not passes(toxicity, self.thresholds.toxicity):
@@ -308,7 +310,7 @@ class Rewriter:
         floor = self.thresholds.similarity
         if found.similarity is None or found.similarity >= floor:
             return True
-        said = [self.screener.reveal(str(found.text)), self.screener.reveal(text)]
+        said = [self._reveal(str(found.text)), self._reveal(text)]
         embedding = self._scores.score(said).embedding
         return embedding is not None and float(embedding[0] @ embedding[1]) >= floor
 
@@ -316,12 +318,14 @@ class Rewriter:
         """Close comments that pass, and say nearly the same, without their unmended curses."""
         texts = [(job, text) for job in jobs if (text := job.without_curses())]
         scores = self._scores.score([text for _, text in texts])
+        before = self._scores.score([job.text for job, _ in texts])
         for i, (job, text) in enumerate(texts):
             found = job.rewritten(text, "delete", scores, i)
             if (
                 passes(float(scores.toxicity[i]), self.thresholds.toxicity)
+                and readable(scores, i, before, i)
                 and (found.similarity is None or found.similarity >= _NEARLY_THE_SAME)
-                and survives(*map(self.screener.reveal, (text, job.text)))
+                and survives(*map(self._reveal, (text, job.text)))
             ):
                 job.done = found
 

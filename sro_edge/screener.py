@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,9 +159,9 @@ class Screener:
         """Whether a word in lower case is one token, or the tokenizer has too few words to tell."""
         return self._vocabulary.has(word)
 
-    def reveal(self, text: str) -> str:
+    def reveal(self, text: str, expected: Collection[str] | None = None) -> str:
         """``text`` with its disguised words as a reader sees them (:mod:`sro_edge.disguise`)."""
-        return self._deobfuscator.reveal(text) if self._deobfuscator else text
+        return self._deobfuscator.reveal(text, expected) if self._deobfuscator else text
 
     def readings(self, texts: Sequence[str]) -> tuple[list[str], list[int]]:
         """``texts``, then the undisguised copies of some; and of each, which text it reads."""

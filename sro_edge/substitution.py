@@ -3,12 +3,13 @@
 All choices but one are held at the table's first, and that one is tried with each of its milder
 phrases; what several would do together is predicted from that (:mod:`sro_edge.effects`), and only
 the most promising combinations are screened. Unlike a policy's answers, these never bring in a word
-that nobody wrote for its place; unlike a deletion, they leave no hole where something can be said.
+that nobody wrote for its place, and change no other.
 """
 
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 _MOST_PLACES = 6  # a text with more is left to the others
 _BEST = 3  # phrases of a place of which combinations are looked at
 _PROMISING = 4  # combinations that are screened beside the single changes
-_MARKS = ",.;:!?…"
+_MARKS, _OPENING = frozenset(",.;:!?…"), frozenset("([{*_“‘")
+_JOINTS, _APOSTROPHES = frozenset("-_/#"), frozenset("'’")
+_LOW_I = re.compile(r"\bi\b")
 
 Chosen = tuple[int, ...]  # which of a place's phrases stands there, for each place
 
@@ -34,16 +37,13 @@ class Substitution:
     """Finds candidates by a table of milder words.
 
     Args:
-        table: toxic phrase -> milder ones (:mod:`sro_edge.mild_words`); without one, there are no
-            candidates.
-        lexicon: toxic words; those without a line in the table may stay or go.
+        table: toxic phrase -> milder ones (:mod:`sro_edge.mild_words`); any may be left out, too.
         limits: what a candidate must reach, and so what is promising.
     """
 
-    def __init__(self, table: Table, lexicon: Mapping[str, float], limits: Thresholds) -> None:
+    def __init__(self, table: Table, limits: Thresholds) -> None:
         self._limits = limits
-        alone: Table = {(word,): [(word,), ()] for word in lexicon} if table else {}
-        self._table = alone | {p: list(dict.fromkeys([*milder, ()])) for p, milder in table.items()}
+        self._table = {p: list(dict.fromkeys([*milder, ()])) for p, milder in table.items()}
         self._finder = Finder(self._table)
 
     def candidates(
@@ -69,11 +69,12 @@ class Substitution:
 
     def _places(self, text: str) -> list[_Place]:
         spans = [match.span() for match in WORDS.finditer(text)]
-        tokens = [text[start:end].lower() for start, end in spans]
-        return [
+        tokens = [text[start:end].lower().replace("’", "'") for start, end in spans]
+        found = (
             _Place(spans[p.start][0], spans[p.stop - 1][1], self._table[tuple(tokens[p])])
             for p in self._finder.places(tokens)
-        ]
+        )
+        return [place for place in found if not _is_part(text, place)]
 
 
 class _Place(NamedTuple):
@@ -112,18 +113,18 @@ class _Search:
         base = self.found[self.first]
         worth = {chosen: found.worth(limits) for chosen, found in self.found.items()}
         effect = {chosen: found.minus(base) for chosen, found in self.found.items()}
-        best = [
-            heapq.nlargest(
-                _BEST, range(len(p.milder)), key=lambda n, i=i: worth[self._change(i, n)]
-            )
-            for i, p in enumerate(self.places)
-        ]
+        best = [self._best(place, worth) for place in range(len(self.places))]
         predicted = {}
         for chosen in product(*best):
             if chosen not in self.found:
                 changes = (effect[self._change(i, n)] for i, n in enumerate(chosen) if n)
                 predicted[chosen] = base.plus(*changes).worth(limits)
         return heapq.nlargest(_PROMISING, predicted, key=lambda chosen: predicted[chosen])
+
+    def _best(self, place: int, worth: Mapping[Chosen, float]) -> list[int]:
+        """The phrases that do most for the text at one place."""
+        numbers = range(len(self.places[place].milder))
+        return heapq.nlargest(_BEST, numbers, key=lambda n: worth[self._change(place, n)])
 
     def _change(self, place: int, number: int) -> Chosen:
         return (*self.first[:place], number, *self.first[place + 1 :])
@@ -134,17 +135,27 @@ class _Search:
         for place, number in zip(self.places, chosen, strict=True):
             out += rest[: place.start - end]
             rest, end = self.text[place.end :], place.end
-            said = " ".join(place.milder[number])
+            said = " ".join(place.milder[number]).replace(" - ", "-")
             if said:
                 out += said
             else:
                 out, rest = _closed(out, rest)
                 end = len(self.text) - len(rest)
-        return recase((out + rest).strip(), self.text)
+        text = recase((out + rest).strip(), self.text)
+        if self.text.islower() or _LOW_I.search(self.text):
+            return text
+        return _LOW_I.sub("I", text)
+
+
+def _is_part(text: str, place: _Place) -> bool:
+    """Whether a phrase is part of a compound ("dumb-ass") or a possessive ("idiots'")."""
+    before, behind = text[: place.start][-1:], text[place.end :][:1]
+    return before in _JOINTS or behind in _JOINTS or (behind in _APOSTROPHES and before != behind)
 
 
 def _closed(out: str, rest: str) -> tuple[str, str]:
     """Both sides of a phrase that went: one white space between them, and no comma left over."""
     if rest[:1] and rest[0] in _MARKS:
         return out.rstrip().rstrip(",;:"), rest
-    return out, rest.lstrip() if not out or out[-1].isspace() else rest
+    opens = not out or out[-1].isspace() or out[-1] in _OPENING
+    return out, rest.lstrip() if opens else rest

@@ -113,8 +113,17 @@ def test_rewrite_options(comments: Path, fake: FakeRewriter) -> None:
     assert result.stdout == "out.parquet\n"
     assert "before" not in result.stderr
     assert pq.read_metadata("out.parquet").num_rows == 2
-    assert run("rewrite", comments, "out.parquet", "--overwrite", "--quiet").stderr == ""
+    assert fake.asked["delete"] is True
+    quiet = run("rewrite", comments, "out.parquet", "--no-delete", "--overwrite", "--quiet")
+    assert (quiet.stderr, fake.asked["delete"]) == ("", False)
     assert pq.read_metadata("out.parquet").num_rows == 5
+
+
+def test_rewrite_says_what_is_no_utf8(comments: Path, fake: FakeRewriter) -> None:
+    Path("in.csv").write_bytes("text\ncafé\nyou are stupid\n".encode("latin1"))
+    lines = " ".join(run("rewrite", "in.csv").stderr.split())
+    assert "Not UTF-8, and read with replacement characters: 1 comments." in lines
+    assert "rewritten 1 greedy 1" in lines
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,4 @@ def test_deletion_tidies_up() -> None:
     lexicon = {"stupid": 2.0, "f*ck": 2.0}
     assert delete_words("what a Stupid , stupid f*ck plan !", lexicon) == "what a, plan!"
     assert delete_words("nothing  here", lexicon) == "nothing  here"
+    assert delete_words("#stupid is as #stupidity does", lexicon) == "is as #stupidity does"

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sro_edge.bundle import default_path
 from sro_edge.disguise import Deobfuscator, Vocabulary
+from sro_edge.screener import Screener
 
 WORDS = """the you are an a what is this have car bar our not so nice hello idiot stupid shit ass
 hole moron win co low people say of my in psi am one on""".split()
@@ -83,6 +85,15 @@ def test_disguises_are_seen_through(reader: Deobfuscator, text: str, seen: str) 
 )
 def test_plain_texts_stay_the_same(reader: Deobfuscator, text: str) -> None:
     assert reader.reveal(text) is text
+
+
+def test_words_with_digits_are_read_another_way_only_where_they_are_expected() -> None:
+    reveal = Screener(default_path() / "screener", threads=1).reveal
+    text = "h3llo 1d10t! k8s, i18n, commit deadb33f and #vote5sos &#x1F602; broke, stuuupid"
+    assert "hello idiot! kbs" in reveal(text)
+    assert "&#x1F602;" in reveal(text)
+    kept = "h3llo idiot! k8s, i18n, commit deadb33f and #vote5sos &#x1F602; broke, stupid"
+    assert reveal(text, {"idiot"}) == kept
 
 
 def test_accents_go_only_where_they_hide_a_word() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sro_edge.errors import InputError
+from sro_edge.guards import survives
 from sro_edge.mild_words import Finder, read_mild
 from sro_edge.segments import words
 from sro_edge.training.false_alarms import false_alarms
@@ -47,7 +48,9 @@ def test_the_table_is_read(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("line", ["moron person", "\tperson", "moron\t", "moron\tperson||fool"])
+@pytest.mark.parametrize(
+    "line", ["moron person", "\tperson", "moron\t", "moron\tperson||fool", "a\tb\tc", "Damn\tso"]
+)
 def test_a_line_that_is_no_phrase_with_milder_ones_is_named(tmp_path: Path, line: str) -> None:
     file = table_file(tmp_path, f"damn\t-\n{line}\n")
     with pytest.raises(InputError, match="line 2"):
@@ -65,6 +68,18 @@ def test_the_embedded_recipe_has_a_table_that_reads() -> None:
     finder = Finder(table)
     found = [mild for milder in table.values() for mild in milder if finder.places(mild)]
     assert not found, "what is milder is itself to be replaced"
+    dead = [
+        phrase
+        for phrase, milder in table.items()
+        if not any(survives(" ".join(mild), " ".join(phrase)) for mild in milder)
+    ]
+    assert not dead, "no guard lets any of these milder phrases pass"
+
+
+def test_the_embedded_bundle_has_this_table() -> None:
+    root = Path(__file__).parent.parent
+    embedded = root / "sro_edge/default_bundle/mild_words.tsv"
+    assert embedded.read_bytes() == (root / "recipes/mild_words.tsv").read_bytes()
 
 
 def test_longer_phrases_go_first_and_none_overlap() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class WordScreener:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
-    def reveal(self, text: str) -> str:
+    def reveal(self, text: str, expected: Collection[str] | None = None) -> str:
+        assert expected is None or "idiot" in expected
         return text.replace("1d10t", "idiot")
 
     def knows(self, word: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sro_edge.bundle import Thresholds
+from sro_edge.guards import tidy
 from sro_edge.mild_words import Table
 from sro_edge.screener import Scores
 from sro_edge.substitution import Substitution
@@ -18,6 +19,9 @@ TABLE: Table = {
     ("is", "a", "numpty"): [("is", "unwise")],
     ("git",): [("fellow",), ("rascal",)],
     ("blooming",): [(), ("very",)],
+    ("doesn't", "give", "a", "hoot"): [("doesn't", "care")],
+    ("bother",): [("i", "mind")],
+    ("expert",): [("so", "-", "called", "one")],
 }
 
 
@@ -36,39 +40,38 @@ class Alarms:
         return Scores(toxicity, np.array(fluency, np.float32), embedding)
 
 
-def found(text: str, table: Table = TABLE, lexicon: dict[str, float] | None = None) -> list[str]:
-    return Substitution(table, lexicon or {}, LIMITS).candidates([text], Alarms().score)[text]
+def found(text: str) -> list[str]:
+    said = Substitution(TABLE, LIMITS).candidates([text], Alarms().score)[text]
+    return [tidy(one, text) for one in said]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("What a numpty!", ["What a person!", "What a unwise person!", "What a!"]),
+        ("What a numpty!", ["What a person!", "What an unwise person!", "What a!"]),
         ("he is a  numpty , really", ["he is unwise , really", "he , really"]),
-        ("NUMPTY, go  home", ["PERSON, go  home", "UNWISE PERSON, go  home", ", go  home"]),
+        ("NUMPTY, go  home", ["PERSON, go  home", "UNWISE PERSON, go  home", "go  home"]),
         ("a blooming  shame", ["a shame", "a very  shame"]),
         ("said so, blooming, twice", ["said so, twice", "said so, very, twice"]),
+        ("the **blooming git** left", ["the **fellow** left", "the **rascal** left"]),
+        ("he doesn’t give a hoot", ["he doesn't care"]),
+        ("Yes, bother this", ["Yes, I mind this"]),
+        ("yes, bother what i said", ["yes, i mind what i said"]),
+        ("a git-like, numpty-ish, git_1 #git", []),
+        ("those numptys' and a numpty' car", []),
+        ("the expert", ["the so-called one"]),
         ("nothing of the kind", []),
     ],
 )
 def test_the_rest_of_a_text_stays_as_it_is(text: str, said: list[str]) -> None:
-    assert found(text) == said
-
-
-def test_words_of_the_lexicon_alone_may_stay_or_go() -> None:
-    said = found("you plonker of a git", lexicon={"plonker": 3.0})
-    assert {"you plonker of a fellow", "you of a rascal", "you of a"} <= set(said)
-    assert found("you plonker", lexicon={"plonker": 3.0}) == ["you"]
-
-
-def test_a_bundle_without_a_table_proposes_nothing() -> None:
-    assert found("you plonker", {}, {"plonker": 3.0}) == []
+    assert set(said) <= set(found(text))
+    assert bool(said) == bool(found(text))
 
 
 def test_combinations_are_predicted_and_few_are_screened() -> None:
     text = "you git, your numpty of a git and that git"
     screener = Alarms()
-    said = Substitution(TABLE, {}, LIMITS).candidates([text], screener.score)[text]
+    said = Substitution(TABLE, LIMITS).candidates([text], screener.score)[text]
     assert "you rascal, your person of a rascal and that rascal" in said
     singles, combinations = (len(asked) - 1 for asked in screener.asked)
     assert (singles, combinations) == (1 + 4 * 2, 4)
