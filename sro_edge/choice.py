@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
 _LAST = 1e-3  # what one flaw leaves of the worth of an answer: it is taken where there is no better
+_MILDER = 0.7  # share of the lowest similarity that milder words by a table must reach
 _READABLE = 0.15  # share of a piece's fluency that it must have without some of its words
 _RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
 
@@ -71,7 +72,7 @@ class Choice:
                 piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
                 engine = candidates[piece.text][answer]
-                value, reason = self._value(scores, row, piece.text, answer, engine)
+                value, reason = self._value(scores, row, piece, answer, engine)
                 if value > piece.worth:
                     piece.worth, piece.answer, piece.engine = value, answer, engine
                 elif reason == "meaning":
@@ -96,20 +97,20 @@ class Choice:
         return risky + makes_up(answer, text, self._knows)
 
     def _value(
-        self, scores: Scores, row: Mapping[str, int], text: str, answer: str, engine: str
+        self, scores: Scores, row: Mapping[str, int], piece: Piece, answer: str, engine: str
     ) -> tuple[float, str | None]:
         """Worth of a candidate, or 0 with the reason why it does not pass.
 
         Deleted words leave holes: of the last resort only a part of the fluency is asked.
         """
-        before, after = row[text], row[answer]
+        before, after = row[piece.text], row[answer]
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self._thresholds.toxicity):
             return 0.0, "toxic"
-        value = (1.0 - toxicity) ** 3 * _LAST ** self._flaws(answer, text, toxicity)
+        value = (1.0 - toxicity) ** 3 * _LAST ** self._flaws(answer, piece.text, toxicity)
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
-            if similarity < self._thresholds.similarity:
+            if similarity < least_similarity(piece, engine, self._thresholds):
                 return 0.0, "meaning"
             value *= similarity
         if scores.fluency is not None:
@@ -122,6 +123,16 @@ class Choice:
                 return 0.0, "meaning"
             value *= fluency
         return max(value, 1e-9), None
+
+
+def least_similarity(piece: Piece, engine: str | None, limits: Thresholds) -> float:
+    """Lowest similarity that passes: lower where a comment's only sentence got milder words.
+
+    All else then stands as it stood, and of a short insult ("he is a moron") little else is left to
+    be similar: of human rewrites of up to eight words one in six is below .6.
+    """
+    milder = engine == "substitute" and piece.whole
+    return limits.similarity * (_MILDER if milder else 1.0)
 
 
 def readable(after: Scores, row: int, before: Scores, own: int) -> bool:

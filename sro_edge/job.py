@@ -58,11 +58,13 @@ class Rewrite:
 class Piece:
     """A toxic span on its way: what it was, without disguise, and what it became.
 
-    ``worth`` is that of the answer, and ``doubtful`` is one that is only just good enough.
+    ``whole`` is one that is all that the comment says, ``worth`` is that of the answer, and
+    ``doubtful`` is one that is only just good enough.
     """
 
     span: Span
     text: str
+    whole: bool = False
     answer: str | None = None
     engine: str | None = None
     reason: str = "toxic"
@@ -87,7 +89,8 @@ class Job:
     def take_next(self) -> None:
         """Make the most toxic untouched sentence a piece to rewrite."""
         span = self.untouched.pop(0)[1]
-        self.pieces.append(Piece(span, self.reveal(span.of(self.text))))
+        said = span.of(self.text)
+        self.pieces.append(Piece(span, self.reveal(said), whole=said == self.text.strip()))
 
     def reopen(self, reason: str | None = None) -> None:
         """Have every piece rewritten again."""

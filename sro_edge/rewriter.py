@@ -20,7 +20,7 @@ import numpy as np
 
 from sro_edge.abstention import REASON, load_abstainer
 from sro_edge.bundle import Bundle, Thresholds
-from sro_edge.choice import Choice, readable
+from sro_edge.choice import Choice, least_similarity, readable
 from sro_edge.first_stage import stated
 from sro_edge.guards import keeps_quotes, survives
 from sro_edge.job import Job, Rewrite, free_spans
@@ -300,17 +300,17 @@ class Rewriter:
             engines = [p.engine for p in job.pieces]
             engine = next(e for e in _LATEST if e in engines)
             found = job.rewritten(text, engine, scores, i)
-            if self._means_the_same(found, job.text):
+            if self._means_the_same(found, job):
                 job.done = found
             else:
                 job.reopen("meaning")
 
-    def _means_the_same(self, found: Rewrite, text: str) -> bool:
+    def _means_the_same(self, found: Rewrite, job: Job) -> bool:
         """Whether a rewrite is as similar as asked to the comment, disguised words or not."""
-        floor = self.thresholds.similarity
+        floor = least_similarity(job.pieces[0], found.engine, self.thresholds)
         if found.similarity is None or found.similarity >= floor:
             return True
-        said = [self._reveal(str(found.text)), self._reveal(text)]
+        said = [self._reveal(str(found.text)), self._reveal(job.text)]
         embedding = self._scores.score(said).embedding
         return embedding is not None and float(embedding[0] @ embedding[1]) >= floor
 

@@ -39,7 +39,10 @@ class WordScreener:
     def score(self, texts: Sequence[str]) -> Scores:
         self.calls.append(list(texts))
         rude = [any(w in self.reveal(t).lower() for w in RUDE) for t in texts]
-        embedding = [(0.0, 1.0) if "cat" in t else (1.0, 0.0) for t in texts]
+        embedding = [
+            (0.0, 1.0) if "cat" in t else (0.8, 0.6) if "mouse" in t.lower() else (1.0, 0.0)
+            for t in texts
+        ]
         return Scores(
             toxicity=np.array(
                 [
@@ -220,6 +223,17 @@ def test_a_table_of_milder_words_stands_beside_the_greedy_answer() -> None:
     answers = lambda p, greedy: ["too bad."] if "idiot" in p else ["a cat"]  # noqa: E731
     found = one("you idiot. Stupid!", answers, mild={("stupid",): [("unwise",)]})
     assert (found.text, found.engine) == ("too bad. Unwise!", "substitute")
+
+
+def test_a_short_insult_in_milder_words_may_be_less_similar() -> None:
+    mild: Table = {("idiot",): [("mouse",)]}
+    settings = {"thresholds": Thresholds(0.5, 0.9, 0.2), "delete": False}  # a mouse is .8 similar
+    answers = lambda p, greedy: ["mouse!"]  # noqa: E731
+    found = one("Idiot!", answers, mild=mild, **settings)
+    assert (found.text, found.engine) == ("Mouse!", "substitute")
+    assert found.similarity == pytest.approx(0.8)
+    assert one("Idiot!", answers, **settings).reason == "meaning"  # the policy's own
+    assert one("It is late. Idiot!", answers, mild=mild, **settings).reason == "meaning"
 
 
 def test_names_of_groups_must_survive() -> None:
