@@ -24,6 +24,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
+mild_option = click.option(
+    "--mild",
+    type=PATH,
+    metavar="FILE",
+    help="Table of toxic phrases with milder ones, to put in their place: phrase, a tab, and "
+    "milder ones with | between them, - for none.",
+)
+
+
 class NewFile(click.ParamType["Path"]):
     """A file to be made, in a folder that is there: told before the work, not after it."""
 

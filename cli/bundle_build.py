@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sro_edge.cli._shared import PATH, Share
+from sro_edge.cli._shared import PATH, Share, mild_option
 
 
 @click.command(short_help="Assemble a bundle of a GGUF and a screener folder.")
@@ -50,13 +50,7 @@ from sro_edge.cli._shared import PATH, Share
 @click.option(
     "--lexicon", type=PATH, metavar="FILE", help="JSON of toxic words with their log-odds."
 )
-@click.option(
-    "--mild",
-    type=PATH,
-    metavar="FILE",
-    help="Table of toxic phrases with milder ones, to put in their place: phrase, a tab, and "
-    "milder ones with | between them, - for none.",
-)
+@mild_option
 @click.option("--name", help="Name of the bundle [default: that of its folder].")
 @click.option("--bundle-version", default="0.1.0", show_default=True, help="Version of the bundle.")
 @click.option("--license", "license_id", help="SPDX identifier [default: the GGUF's].")

@@ -10,7 +10,7 @@ import click
 
 from sro_edge.cli._progress import stderr
 from sro_edge.cli._proof import show_proof
-from sro_edge.cli._shared import PATH
+from sro_edge.cli._shared import PATH, mild_option
 from sro_edge.errors import MissingExtraError
 
 _PACKAGES = ("gguf", "onnx", "onnxruntime", "onnxscript", "peft", "torch", "transformers")
@@ -104,13 +104,7 @@ class GgufTypes(click.ParamType[tuple[str, ...]]):
     metavar="RUN",
     help="Run of train-abstain, fitted to this screener, to give comments up with.",
 )
-@click.option(
-    "--mild",
-    type=PATH,
-    metavar="FILE",
-    help="Table of toxic phrases with milder ones, to put in their place: phrase, a tab, and "
-    "milder ones with | between them, - for none.",
-)
+@mild_option
 @click.option("--name", help="Name of the bundle [default: that of its folder].")
 @click.option("--bundle-version", default="0.1.0", show_default=True, help="Version of the bundle.")
 @click.option(
