@@ -58,13 +58,14 @@ class Substitution:
         searches = [_Search(text, self._places(text)) for text in texts]
         for ask in (_Search.singles, _Search.promising):
             asked = [
-                (place, chosen)
+                (place, chosen, search.spell(chosen))
                 for place, search in enumerate(searches)
                 for chosen in ask(search, self._limits)
             ]
-            scores = score([*texts, *(searches[place].spell(chosen) for place, chosen in asked)])
-            for row, (place, chosen) in enumerate(asked, len(texts)):
+            scores = score([*texts, *(said for _, _, said in asked)])
+            for row, (place, chosen, said) in enumerate(asked, len(texts)):
                 searches[place].found[chosen] = Effects.read(scores, place, row)
+                searches[place].said[said] = None
         return {search.text: search.candidates() for search in searches}
 
     def _places(self, text: str) -> list[_Place]:
@@ -93,11 +94,11 @@ class _Search:
         self.places = places if len(places) <= _MOST_PLACES else ()
         self.first: Chosen = (0,) * len(self.places)
         self.found: dict[Chosen, Effects] = {}
+        self.said: dict[str, None] = {}  # the texts screened, ordered, each once
 
     def candidates(self) -> list[str]:
-        """All texts screened, each once."""
-        texts = dict.fromkeys(map(self.spell, self.found))
-        return [text for text in texts if text != self.text]
+        """All texts screened but the text itself."""
+        return [said for said in self.said if said != self.text]
 
     def singles(self, _: Thresholds) -> Iterator[Chosen]:
         """The first phrase at every place, and all others at one place at a time."""
