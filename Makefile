@@ -74,7 +74,8 @@ bundle: $(VENV)/.dev  ## train and export the embedded bundle from the texts in 
 	$(BIN)/sro-edge train-abstain --recipe recipes/default_bundle.toml
 	$(BIN)/sro-edge export runs/final --screener runs/screener -o runs/bundle \
 		--gguf q4_0 --onnx --first-stage runs/first-stage --abstain runs/abstain \
-		--mild recipes/mild_words.tsv --name sro-edge-small --notes recipes/default_bundle.notes.md --overwrite
+		--mild recipes/mild_words.tsv --name sro-edge-small \
+		--notes recipes/default_bundle.notes.md --overwrite
 	cp -r runs/bundle/. sro_edge/default_bundle/
 
 # Policies are judged greedily and ungated, where their runs are at hand.

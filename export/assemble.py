@@ -18,7 +18,7 @@ from sro_edge.errors import BundleError, ModelError
 from sro_edge.export.card import assembled_card
 from sro_edge.folders import check_room, new_folder
 from sro_edge.headers import check_onnx, read_gguf
-from sro_edge.manifest import DETOXIFIER, LEXICON, MANIFEST, MILD, write_manifest
+from sro_edge.manifest import DETOXIFIER, LEXICON, MILD, is_bundle, write_manifest
 from sro_edge.mild_words import read_mild
 from sro_edge.prompt import INSTRUCTION, PromptTemplate
 
@@ -83,7 +83,7 @@ def build_bundle(
     lexicon = read_lexicon(config.lexicon) if config.lexicon is not None else {}
     if config.mild is not None:
         read_mild(config.mild)
-    with new_folder(out, overwrite=overwrite, is_ours=_is_bundle) as (folder, _):
+    with new_folder(out, overwrite=overwrite, is_ours=is_bundle) as (folder, _):
         shutil.copyfile(gguf, folder / DETOXIFIER)
         (folder / "screener").mkdir()
         for name in names:
@@ -243,10 +243,6 @@ def _try(bundle: Bundle) -> None:
             "the prompt is too long for the rewriter: shorten with --prompt what stands before and "
             "after a comment"
         )
-
-
-def _is_bundle(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _DATES = (
 _WORDED = frozenset([*_VALUES, *_DATES.split()])
 _SCALES = frozenset("hundred thousand million billion trillion dozen".split())  # "dozens", too
 _WORDS = re.compile(r"\w+")
-_SEPARATORS = frozenset(",;:.- ")
+_SEPARATORS = ",;:.- "
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,8});", re.IGNORECASE)  # of HTML
 _CUT_ENTITY = re.compile(r"&#?\w{2,8}$")
 _HASHTAG = re.compile(r"(?<![\w&])#\w+")
@@ -51,8 +51,8 @@ def tidy(answer: str, comment: str) -> str:
     a new word as its sound wants it.
     """
     text = answer.strip()
-    if comment.lstrip()[:1] not in _SEPARATORS:
-        text = text.lstrip("".join(_SEPARATORS))
+    if not comment.lstrip().startswith(tuple(_SEPARATORS)):
+        text = text.lstrip(_SEPARATORS)
     body = text.rstrip(".!?…")
     left = body.rstrip(",;:- \t\n")
     over = body[len(left) :]  # a comment may end so itself, as with "&#8230;"
