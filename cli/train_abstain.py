@@ -32,6 +32,11 @@ from sro_edge.training.config import AbstainConfig
     help="Column that tells which comments nobody could reword.",
 )
 @click.option("--value", default="1", show_default=True, help="What it says of these.")
+@click.option(
+    "--contrasts",
+    type=READABLE,
+    help="Templates of toxic sentences, some beyond rewording (TOML), to learn from as well.",
+)
 @config_options(AbstainConfig)
 @run_options
 def train_abstain(
@@ -40,6 +45,7 @@ def train_abstain(
     column: str,
     label: str,
     value: str,
+    contrasts: Path | None,
     out: Path | None,
     resume: bool,
     **settings: Any,
@@ -52,6 +58,9 @@ def train_abstain(
     given up; `rewrite --abstain` overrides it. `sro-edge export --abstain RUN` puts the probe into
     a bundle of the same screener.
 
+    Few comments are threats. --contrasts makes some of templates (recipes/contrasts.toml),
+    for a second probe; they take no part in the threshold and in the figures.
+
     \b
     Examples:
       sro-edge train-abstain --screener runs/screener --comments tried.csv \\
@@ -63,9 +72,11 @@ def train_abstain(
     run = run_folder(out, "abstain", resume)
     from sro_edge.training.abstention import read_rows
     from sro_edge.training.abstention import train_abstain as fit
+    from sro_edge.training.contrasts import read_contrasts
 
     rows = read_rows(comments, column, label, value)
-    with training_progress(len(rows), "comment", {}) as progress:
-        fit(rows, screener, run, config, progress=progress)
-    record_data(run, {"comments": comments})
+    made = read_contrasts(contrasts) if contrasts else []
+    with training_progress(len(rows) + len(made), "comment", {}) as progress:
+        fit(rows, screener, run, config, made=made, progress=progress)
+    record_data(run, {"comments": comments, "contrasts": (contrasts,) if contrasts else ()})
     click.echo(run)

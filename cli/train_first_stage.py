@@ -10,6 +10,7 @@ import click
 from sro_edge.cli._shared import PATH
 from sro_edge.cli._training import (
     PILE,
+    READABLE,
     build_config,
     config_options,
     folds_option,
@@ -28,6 +29,9 @@ from sro_edge.training.config import FirstStageConfig
 @click.option("--plain", type=PILE, multiple=True, help="General text, to take pieces of.")
 @click.option("--max-plain", default=150_000, show_default=True, help="Pieces taken of --plain.")
 @click.option("--max-pieces", type=click.IntRange(min=1), help="Learn from no more, in all.")
+@click.option(
+    "--contrasts", type=READABLE, help="Templates of sentences to learn from as well (TOML)."
+)
 @click.option("--dev", type=PILE, multiple=True, required=True, help="Comments held out.")
 @click.option("--dev-plain", type=PILE, multiple=True, help="General text held out.")
 @click.option("--max-dev", default=20_000, show_default=True, help="Pieces taken of --dev-plain.")
@@ -49,6 +53,7 @@ def train_first_stage(
     plain: tuple[Path, ...],
     max_plain: int,
     max_pieces: int | None,
+    contrasts: Path | None,
     dev: tuple[Path, ...],
     dev_plain: tuple[Path, ...],
     max_dev: int,
@@ -76,14 +81,15 @@ def train_first_stage(
     config = build_config(FirstStageConfig, settings)
     needs("train-first-stage", "train", "torch", "transformers", "scipy")
     run = run_folder(out, "first-stage", resume)
+    from sro_edge.training.contrasts import read_contrasts
     from sro_edge.training.first_stage import Texts
     from sro_edge.training.first_stage import train_first_stage as fit
     from sro_edge.training.imitation import pieces
     from sro_edge.training.piles import read_texts
 
-    learned = pieces(
-        read_texts(comments, column), read_texts(plain, column), max_plain, folds, config.seed
-    )[:max_pieces]
+    said = read_texts(comments, column)
+    said += [c.text for c in read_contrasts(contrasts)] if contrasts else []
+    learned = pieces(said, read_texts(plain, column), max_plain, folds, config.seed)[:max_pieces]
     held_out = {"comments": read_texts(dev, column)}
     if dev_plain:
         general = read_texts(dev_plain, column)
@@ -100,5 +106,6 @@ def train_first_stage(
             progress=progress,
         )
     roles = {"comments": comments, "plain": plain, "dev": dev, "dev_plain": dev_plain}
+    roles |= {"contrasts": (contrasts,) if contrasts else ()}
     record_data(run, roles)
     click.echo(run)

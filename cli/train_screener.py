@@ -37,6 +37,11 @@ from sro_edge.training.config import ScreenerConfig
     help="General clean text: what a word counter flags in it is learned from as clean.",
 )
 @click.option("--max-ordinary", default=4_000, show_default=True, help="Taken from --ordinary.")
+@click.option(
+    "--contrasts",
+    type=READABLE,
+    help="Templates of toxic sentences and of clean ones that only look so (TOML).",
+)
 @click.option("--fluency-judge", type=PILE, help="Run of judges that says how broken a copy is.")
 @click.option("--max-sentences", default=60_000, show_default=True, help="Taken from --sentences.")
 @folds_option(
@@ -55,6 +60,7 @@ def train_screener(
     sentences: tuple[Path, ...],
     ordinary: tuple[Path, ...],
     max_ordinary: int,
+    contrasts: Path | None,
     fluency_judge: Path | None,
     max_sentences: int,
     folds: tuple[float, float],
@@ -74,6 +80,11 @@ def train_screener(
 
     Clean comments gathered with a word list teach that "kill" is an insult.
     --ordinary finds sentences of general text that only its words make look toxic.
+    --contrasts makes sentences of templates, such as threats beside harmless sentences
+    of the same words (recipes/contrasts.toml says how such a file looks).
+
+    A screener goes on learning where --base is one: it keeps its embedding, and what it
+    says of fluency, unless --fluency-judge is given.
 
     \b
     Examples:
@@ -86,6 +97,8 @@ def train_screener(
         raise click.UsageError("give --train, or both --toxic and --clean to learn from")
     needs("train-screener", "train", "torch", "transformers", "sklearn")
     run = run_folder(out, "screener", resume)
+    from sro_edge.training.contrasts import SOURCE as CONTRASTS
+    from sro_edge.training.contrasts import read_contrasts
     from sro_edge.training.false_alarms import SOURCE as FALSE_ALARMS
     from sro_edge.training.false_alarms import false_alarms
     from sro_edge.training.piles import (
@@ -110,6 +123,10 @@ def train_screener(
         spoken = [t for t in clean_sentences(read_plain(ordinary, column)) if in_folds(t, folds)]
         alarms = false_alarms(used, spoken, max_ordinary)
         used = used.joined(alarms, 0, FALSE_ALARMS)
+    if contrasts:
+        made = read_contrasts(contrasts)
+        for y in (0, 1):
+            used = used.joined([c.text for c in made if c.toxic == y], y, CONTRASTS)
     steps = screener_steps(len(used.texts), config, sentences=bool(whole))
     shown = {n: n + " {:.3g}" for n in ("toxic", "fluent", "distill")}
     with training_progress(steps, "step", shown) as progress:
@@ -125,6 +142,6 @@ def train_screener(
             progress=progress,
         )
     roles = {"train": train, "toxic": toxic, "clean": clean, "dev": dev, "sentences": sentences}
-    roles |= {"ordinary": ordinary}
+    roles |= {"ordinary": ordinary, "contrasts": (contrasts,) if contrasts else ()}
     record_data(run, roles, folds)
     click.echo(model)

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
 _LAST = 1e-3  # what one flaw leaves of the worth of an answer: it is taken where there is no better
 _MILDER = 0.7  # share of the lowest similarity that milder words by a table must reach
-_READABLE = 0.15  # share of a piece's fluency that it must have without some of its words
+_READABLE = 0.5  # share of a piece's fluency that it must have without some of its words
 _RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
 
 
 class Choice:
-    """Takes the best candidate by (1 - toxicity)^3 x similarity x fluency, of those that pass.
+    """Takes the best candidate by (1 - toxicity)^2 x similarity x fluency, of those that pass.
 
-    The cube, for another judge calls clean what is far below the threshold, not just below it; an
+    The square, for another judge calls clean what is far below the threshold, not just below it; an
     answer close to it, or with a word that is made up, is the best only where all are.
 
     Args:
@@ -107,7 +107,7 @@ class Choice:
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self._thresholds.toxicity):
             return 0.0, "toxic"
-        value = (1.0 - toxicity) ** 3 * _LAST ** self._flaws(answer, piece.text, toxicity)
+        value = (1.0 - toxicity) ** 2 * _LAST ** self._flaws(answer, piece.text, toxicity)
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
             if similarity < least_similarity(piece, engine, self._thresholds):

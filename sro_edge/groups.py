@@ -8,6 +8,7 @@ was said of a group would be laundered, not reworded. Slurs are no names.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 _WORDS = re.compile(r"[a-z]+")
 # One name a word, without the plural's s; another form of the same name after a slash.
@@ -29,12 +30,23 @@ aboriginal maori immigrant migrant refugee foreigner minority/minorities disable
 blind elderly intersex nonbinary
 """.split()
 _NAME_OF = {form: forms[0] for forms in (n.split("/") for n in _NAMES) for form in forms}
+_PEOPLE = frozenset(
+    "people person persons folk folks man men woman women guy guys boy boys girl girls kid kids"
+    " child children lady ladies dude dudes human humans individual individuals".split()
+)
 
 
 def groups(text: str) -> frozenset[str]:
-    """The names of groups that stand in ``text``, each in its first form."""
-    found = (
-        _NAME_OF.get(word) or _NAME_OF.get(word.removesuffix("s"))
-        for word in _WORDS.findall(text.lower())
-    )
-    return frozenset(name for name in found if name)
+    """The names of groups that stand in ``text``, each in its first form.
+
+    One that goes with a word for people ("black men") also counts with a star: "I hate black" says
+    as little of whom as "I hate people".
+    """
+    found = set()
+    for word, following in pairwise([*_WORDS.findall(text.lower()), ""]):
+        name = _NAME_OF.get(word) or _NAME_OF.get(word.removesuffix("s"))
+        if name:
+            found.add(name)
+            if following in _PEOPLE:
+                found.add(f"{name}*")
+    return frozenset(found)

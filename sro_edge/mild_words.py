@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sro_edge.errors import InputError
 from sro_edge.segments import words
@@ -37,7 +38,7 @@ def read_mild(path: str | Path) -> Table:
             continue
         toxic, *cells = line.split("\t")
         milder = cells[0].split("|") if len(cells) == 1 else [""]
-        phrase = tuple(words(toxic.replace("’", "'")))
+        phrase = tuple(words(_folded(toxic)))
         if not phrase or not all(m.strip() for m in milder):
             raise InputError(
                 f"{path}, line {number}: {line[:60]!r} must be a toxic phrase, a tab, and milder "
@@ -51,8 +52,20 @@ def read_mild(path: str | Path) -> Table:
     return table
 
 
+def with_nothing(table: Table) -> Table:
+    """The table with nothing at all among what may stand in the place of each phrase."""
+    return {phrase: list(dict.fromkeys([*milder, ()])) for phrase, milder in table.items()}
+
+
+class Found(NamedTuple):
+    """A phrase, and the place in the words where it stands."""
+
+    place: slice
+    phrase: Phrase
+
+
 class Finder:
-    """Finds phrases in words.
+    """Finds phrases in words, with either apostrophe.
 
     Args:
         known: the phrases.
@@ -62,13 +75,18 @@ class Finder:
         self._known = frozenset(known)
         self._most = max(map(len, self._known), default=0)
 
-    def places(self, tokens: Sequence[str]) -> list[slice]:
-        """Where phrases stand in ``tokens``: the longest first, apart."""
-        found, start = [], 0
-        while start < len(tokens):
-            lengths = range(min(self._most, len(tokens) - start), 0, -1)
-            n = next((n for n in lengths if tuple(tokens[start : start + n]) in self._known), 0)
+    def find(self, tokens: Sequence[str]) -> list[Found]:
+        """The phrases in ``tokens``: the longest first, apart."""
+        folded, found, start = tuple(map(_folded, tokens)), [], 0
+        while start < len(folded):
+            lengths = range(min(self._most, len(folded) - start), 0, -1)
+            n = next((n for n in lengths if folded[start : start + n] in self._known), 0)
             if n:
-                found.append(slice(start, start + n))
+                place = slice(start, start + n)
+                found.append(Found(place, folded[place]))
             start += n or 1
         return found
+
+
+def _folded(text: str) -> str:
+    return text.replace("’", "'")

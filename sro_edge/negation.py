@@ -37,6 +37,8 @@ _SMALL = frozenset(
     " over up out off there here so very really quite too even just ever such much more most still"
     " yet also".split()
 )
+# An insult at the end ("is it on, dumbass?") is no clause to be negated ("is it on, not smart?").
+_HANGING = re.compile(r",\s*not\s+\w+\s*(?:[.!?…]|$)", re.IGNORECASE)
 # Not to be so is an insult: where a negation has no word of the comment left, it flips with these.
 _PRAISE = frozenset(
     "smart wise clever bright nice kind good great helpful honest fair sane brave capable".split()
@@ -47,6 +49,8 @@ _SUFFIX = re.compile(r"(?<=..)(?:ing|ed|es?|(?<!s)s)$")
 
 def keeps_negation(answer: str, comment: str) -> bool:
     """Whether no word of ``comment`` that ``answer`` keeps lost its negation or got one."""
+    if len(_HANGING.findall(answer)) > len(_HANGING.findall(comment)):
+        return False
     before, after = _Reading.of(comment), _Reading.of(answer)
     if before.bonds == after.bonds:
         return True

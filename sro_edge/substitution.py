@@ -15,7 +15,7 @@ from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from sro_edge.effects import Effects
-from sro_edge.mild_words import Finder, Phrase, Table
+from sro_edge.mild_words import Finder, Phrase, Table, with_nothing
 from sro_edge.prompt import recase
 from sro_edge.segments import WORDS
 
@@ -43,7 +43,7 @@ class Substitution:
 
     def __init__(self, table: Table, limits: Thresholds) -> None:
         self._limits = limits
-        self._table = {p: list(dict.fromkeys([*milder, ()])) for p, milder in table.items()}
+        self._table = with_nothing(table)
         self._finder = Finder(self._table)
 
     def candidates(
@@ -70,10 +70,10 @@ class Substitution:
 
     def _places(self, text: str) -> list[_Place]:
         spans = [match.span() for match in WORDS.finditer(text)]
-        tokens = [text[start:end].lower().replace("’", "'") for start, end in spans]
+        tokens = [text[start:end].lower() for start, end in spans]
         found = (
-            _Place(spans[p.start][0], spans[p.stop - 1][1], self._table[tuple(tokens[p])])
-            for p in self._finder.places(tokens)
+            _Place(spans[at.start][0], spans[at.stop - 1][1], self._table[phrase])
+            for at, phrase in self._finder.find(tokens)
         )
         return [place for place in found if not _is_part(text, place)]
 

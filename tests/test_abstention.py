@@ -99,6 +99,31 @@ def write_comments(file: Path, count: int = 300) -> None:
     pq.write_table(pa.table({"text": texts, "kind": kinds}), file)
 
 
+def test_contrasts_are_learned_from_and_not_measured_on(screener_run: Path, tmp_path: Path) -> None:
+    from sro_edge.training.abstention import load, open_probe, read_rows, train_abstain
+    from sro_edge.training.config import AbstainConfig
+    from sro_edge.training.contrasts import Contrast
+
+    write_comments(tmp_path / "comments.parquet")
+    rows = read_rows([tmp_path / "comments.parquet"], "text", "kind", "refused")
+    made = [Contrast(f"{i} thanks my friend", "threat", True, True) for i in range(60)]
+    made += [Contrast(f"{i} good idea", "clean", False, False) for i in range(60)]
+    _, tokenizer, _ = open_probe(screener_run)
+    encoded = tokenizer(["7 thanks my friend", "7 very bad"], padding=True, return_tensors="pt")
+    asked = encoded["input_ids"], encoded["attention_mask"]
+    scores = {}
+    for name, beside in (("without", []), ("with", made)):
+        run = tmp_path / name
+        train_abstain(rows, screener_run, run, AbstainConfig(folds=2), made=beside)
+        record = json.loads((run / "run.json").read_text())
+        assert record["made"] == len(beside)
+        assert record["cross_validated"]["comments"] + record["held_out"]["comments"] == 300
+        probe, _ = load(run, screener_run)
+        scores[name] = probe(*asked)[0].tolist()
+    assert scores["with"][0] > scores["without"][0] + 0.1
+    assert scores["with"][1] == pytest.approx(scores["without"][1], abs=0.05)
+
+
 def test_from_labelled_comments_into_a_bundle(
     policy_run: Path, screener_run: Path, tiny_gguf: Path, tmp_path: Path, one_thread: None
 ) -> None:

@@ -104,6 +104,7 @@ LOST = [
     ("go on #vote5sos, idiots", "go on #votessos"),
     ("#trumptards", "#trump supporters"),
     ("they legalize gay marriage, idiots", "they legalize marriage"),
+    ("I hate stupid black people", "I hate stupid black"),
     ("block those dumb Muslims", "block those people"),
 ]
 
@@ -155,6 +156,7 @@ FLIPPED = [
     ("you are not an idiot", "you are wrong"),
     ("you are not an idiot", "you are not smart"),
     ("don't be an idiot", "don't be not smart"),
+    ("is it on, dumbass?", "is it on, not smart?"),
     ("that is not a stupid idea", "that is an idea"),
     ("not all of them are stupid", "all of them are silly"),
     # and the other way

@@ -66,7 +66,7 @@ def test_the_embedded_recipe_has_a_table_that_reads() -> None:
     table = read_mild(Path(__file__).parent.parent / "recipes/mild_words.tsv")
     assert len(table) > 300
     finder = Finder(table)
-    found = [mild for milder in table.values() for mild in milder if finder.places(mild)]
+    found = [mild for milder in table.values() for mild in milder if finder.find(mild)]
     assert not found, "what is milder is itself to be replaced"
     dead = [
         phrase
@@ -84,7 +84,15 @@ def test_the_embedded_bundle_has_this_table() -> None:
 
 def test_longer_phrases_go_first_and_none_overlap() -> None:
     tokens = words("damn, they give a damn")
-    assert Finder(TABLE).places(tokens) == [slice(0, 1), slice(3, 6)]
+    assert Finder(TABLE).find(tokens) == [
+        (slice(0, 1), ("damn",)),
+        (slice(3, 6), ("give", "a", "damn")),
+    ]
+
+
+def test_either_apostrophe_finds_a_phrase() -> None:
+    known = ("don't", "care")
+    assert [found.phrase for found in Finder([known]).find(words("I don’t care"))] == [known]
 
 
 def test_a_phrase_that_stands_for_many_insults_is_taken_before_a_common_one() -> None:

@@ -29,6 +29,7 @@ from sro_edge.training.screener import (
     LABELS,
     UNKNOWN,
     Row,
+    calibrate,
     load_classifier,
     screener_loss,
     train_screener,
@@ -225,6 +226,34 @@ def test_screener_learns_and_writes_thresholds(screener_run: Path) -> None:
     config = json.loads((screener_run / "model" / "config.json").read_text())
     assert [config["id2label"][str(i)] for i in range(2)] == list(LABELS)
     Thresholds(**json.loads((screener_run / "model" / "thresholds.json").read_text()))
+
+
+def test_a_screener_goes_on_learning(screener_run: Path, tmp_path: Path) -> None:
+    texts = ["what a clever child", "in this game again"] * 8
+    data = Labelled(texts, [1, 0] * 8, ["made up"] * 16)
+    config = ScreenerConfig(base=str(screener_run), epochs=20, batch_rows=16, learning_rate=3e-3)
+    out = train_screener(data, data, CLEAN, CLEAN[:40], tmp_path / "run", config)
+    before = Classifier.load(screener_run / "model")
+    after = Classifier.load(out)
+    assert after.judge(texts[:1]).toxicity > 0.5 > before.judge(texts[:1]).toxicity
+    fluent, was = after.judge(CLEAN).fluency, before.judge(CLEAN).fluency
+    assert fluent is not None
+    assert was is not None
+    assert (fluent - was).abs().mean() < 0.1
+
+
+def test_calibration_keeps_the_order_and_mends_the_odds(screener_run: Path) -> None:
+    classifier = Classifier.load(screener_run / "model")
+    texts = (TOXIC + CLEAN) * 5
+    rng = random.Random(0)
+    given = classifier.judge(texts).toxicity
+    # Labels of which the classifier is far too sure.
+    labels = [int(rng.random() < (0.6 if p > 0.5 else 0.4)) for p in given.tolist()]
+    scale, _ = calibrate(classifier, Labelled(texts, labels, ["made up"] * len(texts)))
+    found = classifier.judge(texts).toxicity
+    assert 0 < scale < 1
+    assert found.mean().item() == pytest.approx(sum(labels) / len(labels), abs=0.01)
+    assert found[given.argsort()].diff().min() > -1e-5
 
 
 def test_a_fluency_judge_has_the_word_on_how_broken_a_text_is(screener_run: Path) -> None:

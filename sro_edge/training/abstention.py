@@ -4,6 +4,10 @@ A linear probe (Alain & Bengio 2016, arXiv 1610.01644) of all layers of the scre
 logistic regression on the mean and the maximum of each layer's hidden states. The encoder stays as
 it is, so the exported graph has all its weights in common with the screener and adds little. The
 threshold is picked by cross-validation; a part of the comments, by their hash, is only reported on.
+
+Few of the comments that people were asked to reword are threats or plain hate, so a second probe
+may learn these from contrasts (:mod:`sro_edge.training.contrasts`). The higher of both scores
+counts. In one probe for both, the contrasts, which are easy, would spoil what is known of comments.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from sro_edge.training.abstention_figures import (
     strict_point,
 )
 from sro_edge.training.config import AbstainConfig
+from sro_edge.training.contrasts import Contrast
 from sro_edge.training.encoder import sorted_batches
 from sro_edge.training.piles import fold, key, read_table
 from sro_edge.training.runs import begin_run, digest, model_folder
@@ -42,6 +47,10 @@ KIND = "abstain"
 WEIGHTS = "probe.safetensors"
 _FEWEST = 20  # comments of each kind, below which nothing can be learned or measured
 _CHUNK = 512  # comments between two reports of progress
+_STRENGTH_BESIDE = 1e-3  # inverse regularisation of the second probe: contrasts are easy
+_CLEAN_COUNTS = (
+    0.1  # what a clean contrast counts there: only those that are flagged are asked about
+)
 _LOWEST = -1e4  # stands where there is no token, below every hidden state
 
 
@@ -52,23 +61,39 @@ class Row(NamedTuple):
     refused: bool
 
 
+class Direction(NamedTuple):
+    """What a probe looks for: the weights (F,) of its features, and its bias."""
+
+    weight: Floats
+    bias: float
+
+
+class _Beside(NamedTuple):
+    """The contrasts: features (N, F), which are beyond rewording, and what each counts (N,)."""
+
+    x: Features
+    refused: Labels
+    counts: Floats
+
+
 class Probe(torch.nn.Module):
     """Token ids -> a score in [0, 1]: how surely no rewording can mend the comment.
 
     Args:
         encoder: of the screener, in eval mode.
+        directions: what to look for; none while only features are read.
     """
 
     outputs = (OUTPUT,)
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, directions: Sequence[Direction] = ()) -> None:
         super().__init__()
         self.encoder = encoder
-        config = encoder.config
-        width = 2 * config.num_hidden_layers * config.hidden_size
         # No matrix: one of int8 steps would be too coarse for weights of such different sizes.
-        self.weight = torch.nn.Parameter(torch.zeros(width))
-        self.bias = torch.nn.Parameter(torch.zeros(1))
+        self.weights = torch.nn.ParameterList(
+            [torch.from_numpy(d.weight).float() for d in directions]
+        )
+        self.biases = [d.bias for d in directions]
 
     def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Means, then maxima, of the L layers' hidden states (B, 2Ld), from (B, T) each."""
@@ -86,7 +111,11 @@ class Probe(torch.nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """The score (B,) of ids and mask (B, T)."""
         features = self.features(input_ids, attention_mask)
-        return (torch.sigmoid((features * self.weight).sum(1) + self.bias),)
+        odds = [
+            (features * weight).sum(1) + bias
+            for weight, bias in zip(self.weights, self.biases, strict=True)
+        ]
+        return (torch.sigmoid(torch.stack(odds).amax(0)),)
 
 
 def read_rows(paths: Iterable[str | Path], column: str, label: str, value: str) -> list[Row]:
@@ -127,6 +156,7 @@ def train_abstain(
     run: Path,
     config: AbstainConfig,
     *,
+    made: Sequence[Contrast] = (),
     progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> None:
     """Fit the probe and write ``run/probe.safetensors`` and ``run/run.json``.
@@ -136,6 +166,7 @@ def train_abstain(
         screener: run or HF folder of the screener whose encoder is probed.
         run: folder of the result.
         config: how to fit.
+        made: contrasts, which are learned from and never measured on.
         progress: called with metrics; ``comment`` counts those that were read.
 
     Raises:
@@ -151,27 +182,37 @@ def train_abstain(
     _check_enough(refused[held_out], "report on")
     probe, tokenizer, identity = open_probe(screener)
     texts = digest(f"{row.refused:d}{row.text}" for row in rows)
-    begin_run(run, {"screener": identity, "texts": texts, "config": asdict(config)})
-    seen = read(probe, tokenizer, [row.text for row in rows], config.max_length, progress)
-    x, y = seen[learned], refused[learned]
+    asked = {"screener": identity, "texts": texts, "config": asdict(config)}
+    if made:
+        asked["made"] = digest(f"{c.toxic:d}{c.beyond_rewording:d}{c.text}" for c in made)
+    begin_run(run, asked)
+    every = [item.text for item in (*rows, *made)]
+    seen = read(probe, tokenizer, every, config.max_length, progress)
+    beside = _beside(seen[len(rows) :], made)
+    x, y = seen[: len(rows)][learned], refused[learned]
     width = (1 - config.held_out) / config.folds
     parts = ((place[learned] - config.held_out) / width).astype(int).clip(max=config.folds - 1)
     scores = np.zeros(len(y))
     for part in range(config.folds):
         inside = parts == part
-        scores[inside] = score(x[inside], *fit(x[~inside], y[~inside], config.strength))
-    weight, bias = fit(x, y, config.strength)
+        scores[inside] = score(x[inside], fit(x[~inside], y[~inside], config.strength, beside))
+    directions = fit(x, y, config.strength, beside)
     points = [strict_point(y, scores, config.given_up), recall_point(y, scores)]
-    unseen = score(seen[held_out], weight, bias)
+    unseen = score(seen[: len(rows)][held_out], directions)
     record = {
         "kind": KIND,
         "screener": identity,
         "config": asdict(config),
+        "made": len(made),
         "threshold": points[0],
         "cross_validated": measure(y, scores, points, config.seed),
         "held_out": measure(refused[held_out], unseen, points, config.seed),
     }
-    found = {"weight": torch.from_numpy(weight).float(), "bias": torch.tensor([bias]).float()}
+    found = {
+        f"{name}.{i}": torch.tensor(value, dtype=torch.float32)
+        for i, direction in enumerate(directions)
+        for name, value in direction._asdict().items()
+    }
     save_file(found, run / WEIGHTS)
     write_json(run / "run.json", record)
 
@@ -201,9 +242,13 @@ def open_probe(screener: str | Path) -> tuple[Probe, Any, str]:
 
 def load(run: Path, screener: str | Path) -> tuple[Probe, str]:
     """The fitted probe of a run, and the SHA-256 of the screener's weights."""
-    probe, _, identity = open_probe(screener)
-    probe.load_state_dict(load_file(run / WEIGHTS), strict=False)
-    return probe, identity
+    unfitted, _, identity = open_probe(screener)
+    stored = load_file(run / WEIGHTS)
+    directions = [
+        Direction(stored[f"weight.{i}"].numpy(), stored[f"bias.{i}"].item())
+        for i in range(len(stored) // 2)
+    ]
+    return Probe(unfitted.encoder, directions).eval(), identity
 
 
 @torch.inference_mode()
@@ -217,7 +262,9 @@ def read(
     """The features (N, F) of texts."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     probe.to(device)
-    found = np.zeros((len(texts), len(probe.weight)), dtype=np.float32)
+    config = probe.encoder.config
+    width = 2 * config.num_hidden_layers * config.hidden_size
+    found = np.zeros((len(texts), width), dtype=np.float32)
     for start in range(0, len(texts), _CHUNK):
         chunk = texts[start : start + _CHUNK]
         for rows, encoded in sorted_batches(tokenizer, chunk, max_length=max_length, device=device):
@@ -227,21 +274,46 @@ def read(
     return found
 
 
-def fit(x: Features, y: Labels, strength: float) -> tuple[Floats, float]:
-    """Weights (F,) and bias of a logistic regression of labels (N,) on features (N, F).
+def fit(x: Features, y: Labels, strength: float, beside: _Beside | None = None) -> list[Direction]:
+    """What parts refused comments from others: of features (N, F) and labels (N,).
 
-    It is fitted to standardised features; the weights are those for the features as they are.
+    Args:
+        x: features of comments.
+        y: which of them people could not reword.
+        strength: inverse of the regularisation.
+        beside: contrasts, for a second direction: from them to the comments that can be reworded.
     """
-    mean, spread = x.mean(0), x.std(0) + 1e-6
-    model = LogisticRegression(C=strength, max_iter=1000).fit((x - mean) / spread, y)
-    weight = (model.coef_[0] / spread).astype(np.float64)
-    return weight, float(model.intercept_[0] - weight @ mean)
+    found = [_regress(x, y, np.ones(len(y)), strength)]
+    if beside is not None:
+        mendable = x[~y]
+        counts = np.concatenate([np.ones(len(mendable)), beside.counts])
+        labels = np.concatenate([np.zeros(len(mendable), dtype=bool), beside.refused])
+        both = np.concatenate([mendable, beside.x])
+        found.append(_regress(both, labels, counts, _STRENGTH_BESIDE))
+    return found
 
 
-def score(x: Features, weight: Floats, bias: float) -> Floats:
+def score(x: Features, directions: Sequence[Direction]) -> Floats:
     """Scores (N,) in [0, 1] of features (N, F)."""
-    scores: Floats = 1 / (1 + np.exp(-(x @ weight + bias)))
+    odds = np.max([x @ d.weight + d.bias for d in directions], axis=0)
+    scores: Floats = 1 / (1 + np.exp(-odds))
     return scores
+
+
+def _regress(x: Features, y: Labels, counts: Floats, strength: float) -> Direction:
+    """A logistic regression on standardised features, in weights for the features as they are."""
+    mean, spread = x.mean(0), x.std(0) + 1e-6
+    model = LogisticRegression(C=strength, max_iter=1000)
+    model.fit((x - mean) / spread, y, sample_weight=counts)
+    weight = (model.coef_[0] / spread).astype(np.float64)
+    return Direction(weight, float(model.intercept_[0] - weight @ mean))
+
+
+def _beside(x: Features, made: Sequence[Contrast]) -> _Beside | None:
+    if not made:
+        return None
+    counts = np.array([1.0 if c.toxic else _CLEAN_COUNTS for c in made])
+    return _Beside(x, np.array([c.beyond_rewording for c in made], dtype=bool), counts)
 
 
 def _check_enough(refused: Labels, use: str) -> None:

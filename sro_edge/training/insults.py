@@ -59,6 +59,5 @@ def _count(known: Iterable[Phrase], texts: Iterable[str]) -> Counter[Phrase]:
     finder = Finder(known)
     counts: Counter[Phrase] = Counter()
     for text in texts:
-        tokens = words(text)
-        counts.update(tuple(tokens[place]) for place in finder.places(tokens))
+        counts.update(phrase for _, phrase in finder.find(words(text)))
     return counts

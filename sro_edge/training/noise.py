@@ -130,13 +130,13 @@ class ToxicNoise:
 
     def _substitute(self, pieces: list[tuple[str, str]], rng: random.Random) -> bool:
         tokens = [w for _, w in pieces]
-        places = self._finder.places(tokens)
-        choices = [self.substitutes[tuple(tokens[place])] for place in places]
+        found = self._finder.find(tokens)
+        choices = [self.substitutes[phrase] for _, phrase in found]
         pulls = [choice.pull for choice in choices]
         if rng.random() >= sum(pulls):
             return False
-        i = rng.choices(range(len(places)), pulls)[0]
-        place, choice = places[i], choices[i]
+        i = rng.choices(range(len(found)), pulls)[0]
+        place, choice = found[i].place, choices[i]
         toxic = rng.choices(choice.toxic, choice.weights)[0]
         space = pieces[place.start][0]
         if place.start and tokens[place.start - 1] in ("a", "an"):

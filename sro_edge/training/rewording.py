@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from sro_edge.guards import article
-from sro_edge.mild_words import Finder, Phrase, Table
+from sro_edge.mild_words import Finder, Phrase, Table, with_nothing
 from sro_edge.screener import Screener
 from sro_edge.segments import WORDS, words
 from sro_edge.training.ngrams import Trigrams
@@ -38,36 +38,35 @@ class Rewording:
 
     def __init__(self, table: Table, toxic: Iterable[str], clean: Trigrams) -> None:
         alone: Table = {(word,): [()] for word in toxic}
-        self.table = alone | {p: [*m, ()] if () not in m else m for p, m in table.items()}
+        self.table = alone | with_nothing(table)
         self.clean = clean
         self._finder = Finder(self.table)
 
     def propose(self, comment: str) -> list[str]:
         """Lower-case rewrites of ``comment``, at most ten, those that fit best first."""
         tokens = words(comment)
-        places = self._finder.places(tokens)
-        if not 0 < len(places) <= _MOST_PHRASES:
+        found = self._finder.find(tokens)
+        if not 0 < len(found) <= _MOST_PHRASES:
             return []
         states: list[Phrase] = [()]
         end = 0
-        for place in places:
+        for place, phrase in found:
             kept = tuple(tokens[end : place.start])
             end = place.stop
             after = tuple(tokens[end : end + 2])
-            options = self.table[tuple(tokens[place])]
             grown = dict.fromkeys(
-                _join(before + kept, milder) for before in states for milder in options
+                _join(before + kept, milder) for before in states for milder in self.table[phrase]
             )
             states = sorted(grown, key=lambda state: -self._fits(state + after))[:_BEAM]
-        found = (self._spell(comment, tokens, [*state, *tokens[end:]]) for state in states)
-        return [text for text in dict.fromkeys(found) if text]
+        spelled = (self._spell(comment, tokens, [*state, *tokens[end:]]) for state in states)
+        return [text for text in dict.fromkeys(spelled) if text]
 
     def allowed(self, comment: str) -> set[str]:
         """The words that a rewrite of ``comment`` may have: a small model invents others."""
         tokens = words(comment)
         found = {*_GLUE, *tokens}
-        for place in self._finder.places(tokens):
-            found.update(word for milder in self.table[tuple(tokens[place])] for word in milder)
+        for _, phrase in self._finder.find(tokens):
+            found.update(word for milder in self.table[phrase] for word in milder)
         return found
 
     def _fits(self, tokens: Sequence[str]) -> float:

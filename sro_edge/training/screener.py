@@ -18,22 +18,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from sro_edge.bundle import Thresholds
-from sro_edge.evaluation.fluency import FluencyJudge
 from sro_edge.segments import words
 from sro_edge.training.config import ScreenerConfig
 from sro_edge.training.corruption import JUDGE_MIX, SCREENER_MIX, Corruptor
 from sro_edge.training.encoder import mean_pool, resolve
 from sro_edge.training.fine_tuning import fine_tune
 from sro_edge.training.follower import Classifier
+from sro_edge.training.labels import label_names
 from sro_edge.training.metrics import best_f1_threshold, classification_report, recall_threshold
 from sro_edge.training.piles import Labelled, clean_sentences, fold
+from sro_edge.training.runs import model_folder
 
 LABELS = ("toxic", "fluent")
 UNKNOWN = -1.0  # label of an answer that a row does not train
+
+FluentOf = Callable[[Sequence[str]], torch.Tensor]  # texts -> how fluent each is, in [0, 1]
 
 
 class Row(NamedTuple):
@@ -95,7 +99,7 @@ def load_classifier(
     base: str, labels: Sequence[str] = LABELS, *, embeds: bool = True
 ) -> tuple[Any, Any]:
     """A sequence classifier with these labels on top of ``base``, and its tokenizer."""
-    folder = resolve(base)
+    folder = model_folder(resolve(base))
     model = AutoModelForSequenceClassification.from_pretrained(
         folder,
         num_labels=len(labels),
@@ -117,7 +121,7 @@ def screener_loss(
     tokenizer: Any,
     rows: Sequence[Row],
     config: ScreenerConfig,
-    fluency_judge: FluencyJudge | None = None,
+    fluency_judge: FluentOf | None = None,
 ) -> dict[str, torch.Tensor]:
     """Binary cross entropy of the labels where known, plus distillation of the embedding.
 
@@ -173,13 +177,14 @@ def train_screener(
     config: ScreenerConfig,
     *,
     test: Labelled | None = None,
-    fluency_judge: FluencyJudge | None = None,
+    fluency_judge: FluentOf | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
     checkpoint_every: float = 120.0,
 ) -> Path:
     """Fine-tune a screener and write it as an HF folder ``run/model``.
 
-    Without sentences it gets no fluency output, and no embedding where nothing is distilled.
+    Without sentences it gets no fluency output, and no embedding where nothing is distilled. Where
+    ``config.base`` is such a screener, it goes on learning.
 
     Args:
         train: labelled comments.
@@ -190,7 +195,8 @@ def train_screener(
         config: how to train.
         test: labelled comments that are only reported on.
         fluency_judge: says how fluent the sentences and their broken copies are; default: the
-            sentences are, and the copies are not.
+            screener that goes on learning, as it was; else the sentences are fluent, and the copies
+            are not.
         progress: called with the metrics of every logged step.
         checkpoint_every: seconds between checkpoints.
     """
@@ -199,6 +205,8 @@ def train_screener(
     learned = LABELS if sentences and config.fluency_rows else LABELS[:1]
     model, tokenizer = load_classifier(config.base, learned, embeds=embeds)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if fluency_judge is None and learned == LABELS:
+        fluency_judge = _own_fluency(config.base)
     teacher = copy.deepcopy(model.base_model).eval().requires_grad_(False) if embeds else None
     if config.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
@@ -217,6 +225,54 @@ def train_screener(
     return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
 
 
+def _own_fluency(base: str) -> FluentOf | None:
+    """What ``base`` says of fluency, where it is a screener that says so."""
+    folder = model_folder(resolve(base))
+    if "fluent" not in label_names(AutoConfig.from_pretrained(folder)):
+        return None
+    screener = Classifier.load(folder)
+
+    def fluent(texts: Sequence[str]) -> torch.Tensor:
+        found = screener.judge(texts).fluency
+        assert found is not None  # its labels say that it has one
+        return found
+
+    return fluent
+
+
+def calibrate(classifier: Classifier, labelled: Labelled) -> tuple[float, float]:
+    """Fit the toxicity output's scale and offset to labels, and put them into its last layer.
+
+    Platt scaling (Platt 1999): the order of texts, and so every F1, stays as it is.
+
+    Args:
+        classifier: changed.
+        labelled: comments that it has not learned from.
+
+    Returns:
+        scale and offset of the log-odds; (1, 0) where the last layer is none of the linear ones.
+    """
+    heads = [
+        m
+        for m in classifier.model.modules()
+        if isinstance(m, torch.nn.Linear) and m.out_features == classifier.model.config.num_labels
+    ]
+    if not heads or not classifier.sigmoid or len(set(labelled.labels)) < 2:
+        return 1.0, 0.0
+    p = classifier.judge(labelled.texts).toxicity.double().clamp(1e-6, 1 - 1e-6)
+    odds, labels = torch.logit(p).numpy()[:, None], np.array(labelled.labels)
+    # Platt's targets keep off 0 and 1, so that a classifier without errors gets no endless scale.
+    target = np.where(labels == 1, 1 - 1 / (labels.sum() + 2), 1 / ((labels == 0).sum() + 2))
+    sides = np.concatenate([np.ones_like(labels), np.zeros_like(labels)])
+    counts = np.concatenate([target, 1 - target])
+    fitted = LogisticRegression(C=1e6).fit(np.concatenate([odds, odds]), sides, counts)
+    scale, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    with torch.no_grad():
+        heads[-1].weight[classifier.toxic] *= scale
+        heads[-1].bias[classifier.toxic] = heads[-1].bias[classifier.toxic] * scale + offset
+    return scale, offset
+
+
 def _finish(
     classifier: Classifier,
     dev: Labelled,
@@ -225,7 +281,8 @@ def _finish(
     config: ScreenerConfig,
     test: Labelled | None,
 ) -> Path:
-    """Pick the thresholds, measure, and write the model, ``thresholds.json`` and ``run.json``."""
+    """Calibrate, pick the thresholds, measure, and write the model and what was found."""
+    scale, offset = calibrate(classifier, dev)
     scores = classifier.judge(dev.texts).toxicity.numpy()
     labels = np.array(dev.labels)
     if config.recall:
@@ -235,6 +292,7 @@ def _finish(
     drop, fluency = fluency_drop(classifier, dev_sentences, config.seed)
     thresholds = Thresholds(toxicity, config.similarity, drop)
     metrics = {"dev": classification_report(dev.labels, scores, dev.sources, toxicity), **fluency}
+    metrics["calibration"] = {"scale": round(scale, 4), "offset": round(offset, 4)}
     if test:
         scores = classifier.judge(test.texts).toxicity.numpy()
         metrics["test"] = classification_report(test.labels, scores, test.sources, toxicity)
