@@ -43,6 +43,8 @@ _HANGING = re.compile(r",\s*not\s+\w+\s*(?:[.!?…]|$)", re.IGNORECASE)
 _PRAISE = frozenset(
     "smart wise clever bright nice kind good great helpful honest fair sane brave capable".split()
 )
+# Nobody who was called an idiot was called clever.
+_CLEVER = frozenset("smart wise clever bright brilliant intelligent genius".split())
 _WHOLE = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is", "d": "do"}
 _SUFFIX = re.compile(r"(?<=..)(?:ing|ed|es?|(?<!s)s)$")
 
@@ -52,6 +54,8 @@ def keeps_negation(answer: str, comment: str) -> bool:
     if len(_HANGING.findall(answer)) > len(_HANGING.findall(comment)):
         return False
     before, after = _Reading.of(comment), _Reading.of(answer)
+    if any(not any(s.startswith(word) for s in before.stems) for word in after.called_clever):
+        return False
     if before.bonds == after.bonds:
         return True
     if after.doubled > before.doubled:
@@ -89,6 +93,16 @@ class _Reading:
         """Words of praise that are the first behind a negator."""
         rows = zip(self.stems, self.first, strict=True)
         return {stem for stem, first in rows if first and stem in _PRAISE}
+
+    @property
+    def called_clever(self) -> set[str]:
+        """Words for a good mind that stand behind no negator, nor behind "less"."""
+        rows = zip(self.stems, self.near, ["", *self.stems], strict=False)
+        return {
+            stem
+            for stem, near, before in rows
+            if stem in _CLEVER and not near and before not in ("less", "least")
+        }
 
     @property
     def bonds(self) -> list[tuple[str, bool, bool]]:

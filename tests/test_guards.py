@@ -156,6 +156,7 @@ FLIPPED = [
     ("you are not an idiot", "you are wrong"),
     ("you are not an idiot", "you are not smart"),
     ("don't be an idiot", "don't be not smart"),
+    ("i'm such a dumbass", "i'm such a very smart person"),
     ("is it on, dumbass?", "is it on, not smart?"),
     ("that is not a stupid idea", "that is an idea"),
     ("not all of them are stupid", "all of them are silly"),
