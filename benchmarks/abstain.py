@@ -4,8 +4,8 @@
 
 At the bundle's own threshold and at the one that finds half of what people could not reword. Only
 toxic comments are asked about, sentence by sentence, as in a run. Of DATA are read: the functional
-cases (HateCheck, HatemojiCheck), the dev comments, all of which people reworded, and the part of
-the comments with labels that the model has not learned from.
+cases that no contrast can make (`functional.py`), the dev comments, all of which people reworded,
+and the part of the comments with labels that the model has not learned from.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from functional import unseen_cases
 
 from sro_edge.abstention import Abstainer
 from sro_edge.bundle import Bundle
@@ -71,7 +72,7 @@ def shares(scores: Floats, thresholds: dict[str, float]) -> dict[str, Any]:
 
 def functional(engine: Engine, data: Path, thresholds: dict[str, float]) -> dict[str, Any]:
     """Shares of the functional cases: hateful and not, by functionality."""
-    rows = pq.read_table(data / "eval/screener_functional.parquet").to_pylist()
+    rows = unseen_cases(data)
     scores = engine.scores([row["text"] for row in rows])
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(rows):

@@ -7,11 +7,11 @@ DATA is a folder with ``screener/{train,dev,test}.parquet`` and ``eval/screener_
 regression; the frozen base encoder with logistic regression; the bundle's screener. The first two
 learn from the labelled texts within ``--folds``, those of the screener's recipe. Each gets the
 threshold of the best F1 on dev, as the bundle's was picked, and is reported on test: in all, by
-source, at the threshold that flags 95 % of the toxic texts of dev, on functional cases, on clean
-texts that mention a group of people, and for what it may have learned of the data rather than of
-the language: its verdicts that change with a text's letter case or spacing, and how it does where
-words of ``lexicon/profanity.parquet`` stand in clean texts and in no toxic one. The last line
-on stdout is one JSON object.
+source, at the threshold that flags 95 % of the toxic texts of dev, on functional cases that no
+contrast can make (`functional.py`), on clean texts that mention a group of people, and for what it
+may have learned of the data rather than of the language: its verdicts that change with a text's
+letter case or spacing, and how it does where words of ``lexicon/profanity.parquet`` stand in clean
+texts and in no toxic one. The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from functional import unseen_cases
 from rich.console import Console
 from rich.table import Table
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -83,7 +84,7 @@ def main() -> None:
         read_labelled([data / "screener/train.parquet"]).within(tuple(options.folds)),
         read_labelled([data / "screener/dev.parquet"]),
         read_labelled([data / "screener/test.parquet"]),
-        pq.read_table(data / "eval/screener_functional.parquet").to_pylist(),
+        unseen_cases(data),
         _any_of(pq.read_table(data / "lexicon/profanity.parquet")["term"].to_pylist()),
     )
     folder = options.bundle or default_path()

@@ -59,7 +59,7 @@ def train_abstain(
     a bundle of the same screener.
 
     Few comments are threats. --contrasts makes some of templates (recipes/contrasts.toml),
-    for a second probe; they take no part in the threshold and in the figures.
+    for a second probe; threshold and figures are of --comments alone.
 
     \b
     Examples:

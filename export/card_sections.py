@@ -62,9 +62,17 @@ def screener_section(record: dict[str, Any]) -> str:
     """How the screener was made, and how it scores on each source of comments."""
     if not record:
         return _UNRECORDED
-    base = (record.get("config") or {}).get("base")
+    earlier = record.get("base_run") or record
+    base = (earlier.get("config") or {}).get("base")
     text = [f"Fine-tuned{f' from {base}' if base else ''} on labelled comments."]
-    for split, found in (record.get("metrics") or {}).items():
+    if earlier is not record:
+        text.append(
+            "The screener so made then went on learning, with what its data has beyond that."
+        )
+    metrics = record.get("metrics") or {}
+    if "calibration" in metrics:
+        text.append("Its toxicity was calibrated on the dev comments (Platt scaling).")
+    for split, found in metrics.items():
         if isinstance(found, dict) and any(isinstance(row, dict) for row in found.values()):
             rows = [
                 [source, *(row.get(key) for key in _SCREENER_FIGURES)]
@@ -107,12 +115,18 @@ def abstain_section(record: dict[str, Any]) -> str:
             rows.append([name, *(point[key] for key in _ABSTAIN_FIGURES)])
     held_out = record["held_out"]
     low, high = held_out["interval"]
+    made = ""
+    if record.get("made"):
+        made = f"""
+A second probe learned to tell threats, wishes of harm and plain hate from other sentences, of
+{record["made"]:,} that were made of templates; the higher score counts."""
     return f"""
 ### Abstaining
 
 Some comments no rewording can mend. A linear probe of the screener's encoder learned to know them:
-toxic comments that people could not rewrite, against others that they did. A toxic comment is given
-up (`unresolved`, `abstained`) where one of its toxic sentences scores
+toxic comments that people could not rewrite, against others that they did.{made}
+
+A toxic comment is given up (`unresolved`, `abstained`) where one of its toxic sentences scores
 {record["threshold"]:.4g} or more: picked by cross-validation so that at most
 {record["config"]["given_up"]:.2%} of the comments that can be reworded are given up. On
 {held_out["comments"]:,} held-out comments, {held_out["refused"]:,} of which nobody could reword,

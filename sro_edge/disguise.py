@@ -32,7 +32,7 @@ _INVISIBLE = (
     "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
     "\U0001d173-\U0001d17a\U000e0000-\U000e01ef"
 )
-_HIDING = re.compile(f"[\\w{_INVISIBLE}]+")
+_HIDING = re.compile(f"(?<![\\w{_INVISIBLE}])\\w*[{_INVISIBLE}][\\w{_INVISIBLE}]*")
 _UNSEEN = re.compile(f"[{_INVISIBLE}]+")
 _MARK = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _FLOOD = re.compile(f"[{_MARK}]{{3,}}|[\u0334-\u0338\u20dd-\u20e4][{_MARK}]*")  # or drawn across
@@ -42,7 +42,7 @@ _FLAGS = re.compile("[\U0001f1e6-\U0001f1ff]{3,}")  # two make a flag
 _LETTER_NAME = re.compile(
     r"LATIN (?:(?:SMALL|CAPITAL) )?LETTER (?:SMALL CAPITAL )?([A-Z])(?: WITH .*)?$"
 )
-_WORD = re.compile(r"\w+")
+_FOREIGN = re.compile(r"(?<!\w)[A-Za-z0-9_]*[^\W\x00-\x7f]\w*")  # a word that is not all ASCII
 _SPACED = re.compile(
     r"(?<![A-Za-z0-9])[A-Za-z0-9@$!]([\W_]{1,3})[A-Za-z0-9@$!](?:\1[A-Za-z0-9@$!])+(?![A-Za-z0-9])"
 )
@@ -51,9 +51,11 @@ _LEET = {
     "@": "a", "$": "s", "!": "il", "€": "e", "£": "l", "¥": "y", "¢": "c",
 }  # fmt: skip
 _MARKS = "".join(re.escape(c) for c in _LEET if not c.isdigit())
-_TOKEN = re.compile(f"[a-z0-9{_MARKS}]+", re.I)
-_SUSPECT = re.compile(  # what every token has that is read another way
-    rf"[0-9{_MARKS.replace('!', '')}]|!(?=[a-z0-9{_MARKS.replace('!', '')}])|([a-z])\1\1", re.I
+_ODD = _MARKS.replace("!", "")
+_SUSPECT = rf"[0-9{_ODD}]|!(?=[a-z0-9{_ODD}])|([a-z])\1\1"  # in all that is read another way
+_TOKEN = re.compile(  # a token that has it, and is no number
+    rf"(?<![a-z0-9{_MARKS}])(?!\d+(?![a-z0-9{_MARKS}]))(?=[a-z!]*?(?:{_SUSPECT}))[a-z0-9{_MARKS}]+",
+    re.I,
 )
 _RUN = re.compile(r"(.)\1*", re.DOTALL)
 _LONG_RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
@@ -169,17 +171,17 @@ class Deobfuscator:
             plain = plain.replace("\U0001f595", " fuck you ")  # a middle finger
             plain = _BEYOND_ASCII.sub(lambda m: "".join(map(_latin, m[0])), plain)
             english = _is_latin_text(plain)
-            plain = _WORD.sub(lambda m: self._one_script(m[0], english), plain)
+            plain = _FOREIGN.sub(lambda m: self._one_script(m[0], english), plain)
         plain = _SPACED.sub(self._join, plain)
-        if not _SUSPECT.search(plain):  # most texts: no token has another reading
-            return text if plain == text else plain
-        kept = protected_spans(plain, Span(0, len(plain)))
-        out, end = [], 0
-        for span in [*kept, Span(len(plain), len(plain))]:
-            part = _TOKEN.sub(lambda m: self._read(m, expected), plain[end : span.start])
-            out += [part, span.of(plain)]
-            end = span.end
-        plain = "".join(out)
+        # Few texts have a token with another reading; what is protected matters only there.
+        if any(self._read(m, expected) != m[0] for m in _TOKEN.finditer(plain)):
+            kept = protected_spans(plain, Span(0, len(plain)))
+            out, end = [], 0
+            for span in [*kept, Span(len(plain), len(plain))]:
+                part = _TOKEN.sub(lambda m: self._read(m, expected), plain[end : span.start])
+                out += [part, span.of(plain)]
+                end = span.end
+            plain = "".join(out)
         return text if plain == text else plain
 
     def _unhide(self, match: re.Match[str]) -> str:
@@ -193,9 +195,7 @@ class Deobfuscator:
         return word
 
     def _one_script(self, word: str, english: bool) -> str:
-        """``word`` in Latin letters where it mixes them with others, or is drawn as if it did."""
-        if word.isascii():
-            return word
+        """A foreign word in Latin letters where it mixes them with others, or looks like them."""
         mixed = any(map(_is_latin, word))
         table = LOOKALIKES if mixed else HOMOGLYPHS if english else {}
         seen = "".join(table.get(c, c) for c in word)

@@ -8,9 +8,9 @@ was said of a group would be laundered, not reworded. Slurs are no names.
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 _WORDS = re.compile(r"[a-z]+")
+_PHRASES = re.compile(r"[a-z]+(?:[ \t-]+[a-z]+)*")  # words with nothing but space between them
 # One name a word, without the plural's s; another form of the same name after a slash.
 _NAMES = """
 woman/women female feminist gay lesbian bisexual homosexual transgender/trans/transsexual queer
@@ -39,14 +39,16 @@ _PEOPLE = frozenset(
 def groups(text: str) -> frozenset[str]:
     """The names of groups that stand in ``text``, each in its first form.
 
-    One that goes with a word for people ("black men") also counts with a star: "I hate black" says
-    as little of whom as "I hate people".
+    One that goes with a word for people ("black men", "black stupid men") also counts with a star:
+    "I hate black" says as little of whom as "I hate people".
     """
     found = set()
-    for word, following in pairwise([*_WORDS.findall(text.lower()), ""]):
-        name = _NAME_OF.get(word) or _NAME_OF.get(word.removesuffix("s"))
-        if name:
-            found.add(name)
-            if following in _PEOPLE:
-                found.add(f"{name}*")
+    for phrase in _PHRASES.findall(text.lower()):
+        words = _WORDS.findall(phrase)
+        for i, word in enumerate(words):
+            name = _NAME_OF.get(word) or _NAME_OF.get(word.removesuffix("s"))
+            if name:
+                found.add(name)
+                if not _PEOPLE.isdisjoint(words[i + 1 : i + 3]):
+                    found.add(f"{name}*")
     return frozenset(found)

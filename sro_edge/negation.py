@@ -38,7 +38,7 @@ _SMALL = frozenset(
     " yet also".split()
 )
 # An insult at the end ("is it on, dumbass?") is no clause to be negated ("is it on, not smart?").
-_HANGING = re.compile(r",\s*not\s+\w+\s*(?:[.!?…]|$)", re.IGNORECASE)
+_HANGING = re.compile(r",\s*not\s+(\w+)\s*(?:[.!?…]|$)")
 # Not to be so is an insult: where a negation has no word of the comment left, it flips with these.
 _PRAISE = frozenset(
     "smart wise clever bright nice kind good great helpful honest fair sane brave capable".split()
@@ -50,8 +50,11 @@ _SUFFIX = re.compile(r"(?<=..)(?:ing|ed|es?|(?<!s)s)$")
 
 
 def keeps_negation(answer: str, comment: str) -> bool:
-    """Whether no word of ``comment`` that ``answer`` keeps lost its negation or got one."""
-    if len(_HANGING.findall(answer)) > len(_HANGING.findall(comment)):
+    """Whether no word of ``comment`` that ``answer`` keeps lost its negation or got one.
+
+    Nor is anybody called clever who was not, and no new word hangs at the end with a "not".
+    """
+    if any(word not in comment.lower() for word in _HANGING.findall(answer.lower())):
         return False
     before, after = _Reading.of(comment), _Reading.of(answer)
     if any(not any(s.startswith(word) for s in before.stems) for word in after.called_clever):

@@ -105,6 +105,7 @@ LOST = [
     ("#trumptards", "#trump supporters"),
     ("they legalize gay marriage, idiots", "they legalize marriage"),
     ("I hate stupid black people", "I hate stupid black"),
+    ("I hate black stupid people", "I hate black"),
     ("block those dumb Muslims", "block those people"),
 ]
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from sro_edge.bundle import Thresholds
-from sro_edge.errors import ModelError
+from sro_edge.errors import InputError, ModelError
 from sro_edge.segments import words
 from sro_edge.training.config import ScreenerConfig, WarmStartConfig
 from sro_edge.training.corruption import Corruptor
@@ -236,6 +236,10 @@ def test_a_screener_goes_on_learning(screener_run: Path, tmp_path: Path) -> None
     before = Classifier.load(screener_run / "model")
     after = Classifier.load(out)
     assert after.judge(texts[:1]).toxicity > 0.5 > before.judge(texts[:1]).toxicity
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["base_run"]["kind"] == "screener"
+    with pytest.raises(InputError, match="--sentences"):
+        train_screener(data, data, [], [], tmp_path / "other", config)
     fluent, was = after.judge(CLEAN).fluency, before.judge(CLEAN).fluency
     assert fluent is not None
     assert was is not None

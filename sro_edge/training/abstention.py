@@ -170,10 +170,14 @@ def train_abstain(
         progress: called with metrics; ``comment`` counts those that were read.
 
     Raises:
-        InputError: there are too few comments of a kind.
+        InputError: there are too few comments of a kind, or no contrast is beyond rewording.
         ModelError: the screener has no safetensors weights, or is no encoder with hidden states.
         OutputError: ``run`` holds a run with other settings or comments.
     """
+    if made and not any(c.beyond_rewording for c in made):
+        raise InputError(
+            "none of the contrasts is beyond rewording: give a kind of them beyond_rewording = true"
+        )
     rows = list({key(row.text): row for row in reversed(rows)}.values())[::-1]
     place = np.array([fold(row.text) for row in rows])
     refused = np.array([row.refused for row in rows], dtype=bool)
@@ -244,6 +248,8 @@ def load(run: Path, screener: str | Path) -> tuple[Probe, str]:
     """The fitted probe of a run, and the SHA-256 of the screener's weights."""
     unfitted, _, identity = open_probe(screener)
     stored = load_file(run / WEIGHTS)
+    if "weight.0" not in stored:
+        raise ModelError(f"{run} was fitted by an earlier version: run train-abstain again")
     directions = [
         Direction(stored[f"weight.{i}"].numpy(), stored[f"bias.{i}"].item())
         for i in range(len(stored) // 2)
@@ -281,7 +287,8 @@ def fit(x: Features, y: Labels, strength: float, beside: _Beside | None = None) 
         x: features of comments.
         y: which of them people could not reword.
         strength: inverse of the regularisation.
-        beside: contrasts, for a second direction: from them to the comments that can be reworded.
+        beside: contrasts, for a second direction: to those beyond rewording, from the other ones
+            and the comments that can be reworded.
     """
     found = [_regress(x, y, np.ones(len(y)), strength)]
     if beside is not None:

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 from sro_edge.errors import InputError
 from sro_edge.formats.base import reading
+from sro_edge.guards import article
 
 SOURCE = "contrasts"
 _SLOT = re.compile(r"\{(\w+)\}")
-_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
+_BRACES = re.compile(r"\{([^}]*)\}?")
+_ARTICLE = re.compile(r"\b([Aa]) (?=(\w+))")
 _ENDINGS = ("", "", "", ".", ".", "!", "!!")
 _OPENED = 0.25  # share of sentences that get an opening
 
@@ -58,17 +60,17 @@ def read_contrasts(path: Path, most: int = 24, seed: int = 0) -> list[Contrast]:
     try:
         with reading(path, "TOML"):
             given = tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
+    _check(path, given)
     slots, openings = given.get("slots", {}), given.get("openings", [])
     rng = random.Random(seed)
     found: dict[str, Contrast] = {}
-    for group in _groups(path, given):
+    for group in given["sentences"]:
+        said = (group["kind"], group["toxic"], group.get("beyond_rewording", False))
         for template in group["templates"]:
-            _check_slots(path, template, slots)
             for _ in range(most):
                 text = fill(template, slots, openings, rng)
-                said = (group["kind"], group["toxic"], group.get("beyond_rewording", False))
                 found.setdefault(text, Contrast(text, *said))
     return list(found.values())
 
@@ -76,29 +78,41 @@ def read_contrasts(path: Path, most: int = 24, seed: int = 0) -> list[Contrast]:
 def fill(
     template: str, slots: Mapping[str, Sequence[str]], openings: Sequence[str], rng: random.Random
 ) -> str:
-    """A sentence of ``template``: slots filled, perhaps with an opening and a full stop."""
+    """A sentence of ``template``: slots filled, perhaps with an opening and a mark at the end."""
     text = _SLOT.sub(lambda slot: rng.choice(slots[slot[1]]), template)
-    text = _ARTICLE.sub(r"\1n ", text)
+    text = _ARTICLE.sub(lambda m: m[1] + article(m[2])[1:] + " ", text)
     if openings and rng.random() < _OPENED:
         text = rng.choice(openings) + text
     return text + rng.choice(_ENDINGS)
 
 
-def _groups(path: Path, given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    groups = given.get("sentences")
-    wanted = {"kind": str, "toxic": bool, "templates": list}
+def _check(path: Path, given: Mapping[str, Any]) -> None:
+    """Refuse what is no file of contrasts."""
+    slots, groups = given.get("slots", {}), given.get("sentences")
     if not isinstance(groups, list) or not groups:
         raise InputError(f"{path} has no [[sentences]] with kind, toxic and templates")
+    if not isinstance(slots, dict) or not all(map(_is_texts, slots.values())):
+        raise InputError(f"{path}: [slots] must name lists of words")
+    if not _is_texts(given.get("openings", [""])):
+        raise InputError(f"{path}: openings must be a list of texts")
     for number, group in enumerate(groups, 1):
-        for name, kind in wanted.items():
-            if not isinstance(group.get(name), kind):
-                raise InputError(
-                    f"{path}: [[sentences]] number {number} needs {name}, a {kind.__name__}"
-                )
-    return groups
+        _check_group(f"{path}: [[sentences]] number {number}", group, slots)
 
 
-def _check_slots(path: Path, template: str, slots: Mapping[str, Sequence[str]]) -> None:
-    for name in _SLOT.findall(template):
-        if not slots.get(name):
-            raise InputError(f"{path}: {template!r} wants {{{name}}}, but [slots] has no {name}")
+def _check_group(place: str, group: Any, slots: Mapping[str, Sequence[str]]) -> None:
+    toxic = group.get("toxic") if isinstance(group, dict) else None
+    if not isinstance(toxic, bool) or not isinstance(group.get("kind"), str):
+        raise InputError(f"{place} needs kind, a text, and toxic, true or false")
+    if group.get("beyond_rewording", False) not in (False, toxic):
+        raise InputError(f"{place}: beyond_rewording is true or false, and true only if toxic is")
+    templates = group.get("templates")
+    if not _is_texts(templates):
+        raise InputError(f"{place} needs templates, a list of texts")
+    for template in templates:
+        for name in _BRACES.findall(template):
+            if name not in slots:
+                raise InputError(f"{place}: {template!r} wants {{{name}}}, which [slots] lacks")
+
+
+def _is_texts(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and all(isinstance(t, str) for t in given)

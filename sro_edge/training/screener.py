@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from sro_edge.bundle import Thresholds
+from sro_edge.errors import InputError
 from sro_edge.segments import words
 from sro_edge.training.config import ScreenerConfig
 from sro_edge.training.corruption import JUDGE_MIX, SCREENER_MIX, Corruptor
@@ -32,7 +33,7 @@ from sro_edge.training.follower import Classifier
 from sro_edge.training.labels import label_names
 from sro_edge.training.metrics import best_f1_threshold, classification_report, recall_threshold
 from sro_edge.training.piles import Labelled, clean_sentences, fold
-from sro_edge.training.runs import model_folder
+from sro_edge.training.runs import model_folder, run_record
 
 LABELS = ("toxic", "fluent")
 UNKNOWN = -1.0  # label of an answer that a row does not train
@@ -110,8 +111,7 @@ def load_classifier(
         ignore_mismatched_sizes=True,  # a base with another head gets a new one
         attn_implementation="eager",  # on short rows the CPU's fused backward is slower
     )
-    if embeds:
-        model.config.sro_embedding = "mean"
+    model.config.sro_embedding = "mean" if embeds else None
     return model, AutoTokenizer.from_pretrained(folder)
 
 
@@ -199,14 +199,22 @@ def train_screener(
             are not.
         progress: called with the metrics of every logged step.
         checkpoint_every: seconds between checkpoints.
+
+    Raises:
+        InputError: a screener with a fluency output is to go on learning without sentences.
     """
     torch.manual_seed(config.seed)
     embeds = config.distill_weight > 0
     learned = LABELS if sentences and config.fluency_rows else LABELS[:1]
+    if _tells_fluency(config.base):
+        if learned != LABELS:
+            raise InputError(
+                f"{config.base} is a screener with a fluency output, which would be lost: give "
+                "--sentences, and --fluency-rows above 0, to go on from it"
+            )
+        fluency_judge = fluency_judge or _own_fluency(config.base)
     model, tokenizer = load_classifier(config.base, learned, embeds=embeds)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if fluency_judge is None and learned == LABELS:
-        fluency_judge = _own_fluency(config.base)
     teacher = copy.deepcopy(model.base_model).eval().requires_grad_(False) if embeds else None
     if config.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
@@ -225,12 +233,14 @@ def train_screener(
     return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
 
 
-def _own_fluency(base: str) -> FluentOf | None:
-    """What ``base`` says of fluency, where it is a screener that says so."""
-    folder = model_folder(resolve(base))
-    if "fluent" not in label_names(AutoConfig.from_pretrained(folder)):
-        return None
-    screener = Classifier.load(folder)
+def _tells_fluency(base: str) -> bool:
+    """Whether ``base`` is a screener that goes on learning."""
+    return LABELS[1] in label_names(AutoConfig.from_pretrained(model_folder(resolve(base))))
+
+
+def _own_fluency(base: str) -> FluentOf:
+    """What the screener ``base`` says of fluency."""
+    screener = Classifier.load(model_folder(resolve(base)))
 
     def fluent(texts: Sequence[str]) -> torch.Tensor:
         found = screener.judge(texts).fluency
@@ -250,12 +260,15 @@ def calibrate(classifier: Classifier, labelled: Labelled) -> tuple[float, float]
         labelled: comments that it has not learned from.
 
     Returns:
-        scale and offset of the log-odds; (1, 0) where the last layer is none of the linear ones.
+        scale and offset of the log-odds; (1, 0) where nothing is changed: the last layer is not
+        linear or has no bias, labels exclude each other, the comments have one label only, or the
+        order would be turned round.
     """
+    wide = classifier.model.config.num_labels
     heads = [
         m
         for m in classifier.model.modules()
-        if isinstance(m, torch.nn.Linear) and m.out_features == classifier.model.config.num_labels
+        if isinstance(m, torch.nn.Linear) and m.out_features == wide and m.bias is not None
     ]
     if not heads or not classifier.sigmoid or len(set(labelled.labels)) < 2:
         return 1.0, 0.0
@@ -267,6 +280,8 @@ def calibrate(classifier: Classifier, labelled: Labelled) -> tuple[float, float]
     counts = np.concatenate([target, 1 - target])
     fitted = LogisticRegression(C=1e6).fit(np.concatenate([odds, odds]), sides, counts)
     scale, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if scale <= 0:
+        return 1.0, 0.0
     with torch.no_grad():
         heads[-1].weight[classifier.toxic] *= scale
         heads[-1].bias[classifier.toxic] = heads[-1].bias[classifier.toxic] * scale + offset
@@ -300,9 +315,10 @@ def _finish(
     classifier.model.save_pretrained(out)
     classifier.tokenizer.save_pretrained(out)
     (out / "thresholds.json").write_text(json.dumps(asdict(thresholds), indent=2))
-    (run / "run.json").write_text(
-        json.dumps({"kind": "screener", "config": asdict(config), "metrics": metrics}, indent=2)
-    )
+    record = {"kind": "screener", "config": asdict(config), "metrics": metrics}
+    if (earlier := run_record(config.base)) is not None:
+        record["base_run"] = earlier
+    (run / "run.json").write_text(json.dumps(record, indent=2))
     return out
 
 
