@@ -55,7 +55,7 @@ class WordScreener:
                 [
                     0.1
                     if "odd" in t or t == "zz"
-                    else 0.2
+                    else 0.5
                     if t == "hm"
                     else 0.75
                     if "flat" in t
@@ -190,7 +190,7 @@ def test_echoes_and_empty_answers_do_not_pass() -> None:
 
 def test_deleted_words_may_leave_holes() -> None:
     found = one("hm idiot", lambda p, greedy: ["odd thing"])
-    assert (found.text, found.engine, found.fluency) == ("hm", "delete", pytest.approx(0.2))
+    assert (found.text, found.engine, found.fluency) == ("hm", "delete", pytest.approx(0.5))
 
 
 def test_deleted_words_leave_something_readable() -> None:
