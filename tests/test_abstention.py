@@ -219,6 +219,23 @@ def test_a_probe_of_another_screener_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_contrasts_come_from_a_file(screener_run: Path, tmp_path: Path) -> None:
+    from sro_edge.training.contrasts import read_contrasts
+
+    run, comments, file = tmp_path / "run", tmp_path / "c.parquet", tmp_path / "made.toml"
+    write_comments(comments)
+    said = "[[sentences]]\nkind = 'threat'\ntoxic = true\ntemplates = ['an idiot, my friend']\n"
+    asked = ["train-abstain", "--screener", str(screener_run), "--comments", str(comments)]
+    asked += ["--label", "kind", "--value", "refused", "--contrasts", str(file), "-o", str(run)]
+    file.write_text(said)
+    assert "none of the contrasts is beyond rewording" in invoke(*asked)
+    file.write_text(said + "beyond_rewording = true\n")
+    assert invoke(*asked).startswith("0")
+    record = json.loads((run / "run.json").read_text())
+    assert record["made"] == len(read_contrasts(file)) > 1
+    assert record["data"]["contrasts"] == [f"{tmp_path.name}/made.toml"]
+
+
 def test_too_few_comments_are_refused(screener_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     from sro_edge.training.abstention import Row, train_abstain

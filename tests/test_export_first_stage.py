@@ -34,7 +34,13 @@ def test_a_first_stage_is_fitted_exported_and_used(
     asked += ["--comments", str(tmp_path / "learn.txt"), "--dev", str(tmp_path / "dev.txt")]
     asked += ["--base", str(screener_run / "model"), "--width", "8", "--channels", "8"]
     asked += ["--batch-rows", "16", "--epochs", "1", "--threads", "1"]
+    made = tmp_path / "made.toml"
+    made.write_text("[[sentences]]\nkind = 'x'\ntoxic = true\ntemplates = ['a threat']\n")
+    asked += ["--contrasts", str(made)]
     assert invoke(*asked).startswith("0")
+    record = json.loads((run / "run.json").read_text())
+    assert record["learned"] > len(set(lines[:200]))
+    assert record["data"]["contrasts"] == [f"{tmp_path.name}/made.toml"]
     said = (run / "learned.f32").read_bytes()
     assert invoke(*asked, "--resume").startswith("0")  # nothing is asked again
     assert (run / "learned.f32").read_bytes() == said
