@@ -190,7 +190,7 @@ def train_abstain(
     if made:
         asked["made"] = digest(f"{c.toxic:d}{c.beyond_rewording:d}{c.text}" for c in made)
     begin_run(run, asked)
-    every = [item.text for item in (*rows, *made)]
+    every = [row.text for row in rows] + [contrast.text for contrast in made]
     seen = read(probe, tokenizer, every, config.max_length, progress)
     beside = _beside(seen[len(rows) :], made)
     x, y = seen[: len(rows)][learned], refused[learned]
