@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from sro_edge.training.contrasts import SLOT
+
 CONTRASTS = Path(__file__).parent.parent / "recipes/contrasts.toml"
-_SLOT = re.compile(r"\{(\w+)\}")
 _WORDS = re.compile(r"[^\W_]+")
 _ANYBODY = r"(?:[^\W_]+ ?){1,4}"  # of whom it is said: other groups than the file's are no news
 
@@ -33,7 +34,7 @@ def unseen_cases(data: Path) -> list[dict[str, Any]]:
 
 def _pattern(template: str, slots: dict[str, list[str]]) -> str:
     """A regular expression for what a template makes, case and punctuation aside."""
-    parts = _SLOT.split(template)
+    parts = SLOT.split(template)
     for i in range(1, len(parts), 2):
         people = parts[i] in ("group", "one", "kin")
         parts[i] = _ANYBODY if people else f"(?:{'|'.join(map(_plain, slots[parts[i]]))})"

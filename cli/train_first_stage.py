@@ -106,6 +106,5 @@ def train_first_stage(
             progress=progress,
         )
     roles = {"comments": comments, "plain": plain, "dev": dev, "dev_plain": dev_plain}
-    roles |= {"contrasts": (contrasts,) if contrasts else ()}
-    record_data(run, roles)
+    record_data(run, roles | {"contrasts": (contrasts,) if contrasts else ()})
     click.echo(run)

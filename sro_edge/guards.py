@@ -63,7 +63,12 @@ def tidy(answer: str, comment: str) -> str:
         text += end
     if text and end in {".", "!", "?", "…"} and text[-1].isalnum():
         text += end
-    given = comment.lower()
+    return with_articles(text, comment.lower())
+
+
+def with_articles(text: str, given: str = "") -> str:
+    """``text`` with "a" or "an" as the sound of the next word wants it, but where ``given`` (lower
+    case) has it so."""
     return _ARTICLE.sub(lambda m: m[0] if m[0].lower() in given else _article(m), text)
 
 

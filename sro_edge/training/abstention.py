@@ -48,9 +48,7 @@ WEIGHTS = "probe.safetensors"
 _FEWEST = 20  # comments of each kind, below which nothing can be learned or measured
 _CHUNK = 512  # comments between two reports of progress
 _STRENGTH_BESIDE = 1e-3  # inverse regularisation of the second probe: contrasts are easy
-_CLEAN_COUNTS = (
-    0.1  # what a clean contrast counts there: only those that are flagged are asked about
-)
+_CLEAN_COUNTS = 0.1  # of a clean contrast there: few such sentences are ever asked about
 _LOWEST = -1e4  # stands where there is no token, below every hidden state
 
 
@@ -191,9 +189,11 @@ def train_abstain(
         asked["made"] = digest(f"{c.toxic:d}{c.beyond_rewording:d}{c.text}" for c in made)
     begin_run(run, asked)
     every = [row.text for row in rows] + [contrast.text for contrast in made]
-    seen = read(probe, tokenizer, every, config.max_length, progress)
-    beside = _beside(seen[len(rows) :], made)
-    x, y = seen[: len(rows)][learned], refused[learned]
+    seen, of_made = np.split(
+        read(probe, tokenizer, every, config.max_length, progress), [len(rows)]
+    )
+    beside = _beside(of_made, made)
+    x, y = seen[learned], refused[learned]
     width = (1 - config.held_out) / config.folds
     parts = ((place[learned] - config.held_out) / width).astype(int).clip(max=config.folds - 1)
     scores = np.zeros(len(y))
@@ -202,7 +202,7 @@ def train_abstain(
         scores[inside] = score(x[inside], fit(x[~inside], y[~inside], config.strength, beside))
     directions = fit(x, y, config.strength, beside)
     points = [strict_point(y, scores, config.given_up), recall_point(y, scores)]
-    unseen = score(seen[: len(rows)][held_out], directions)
+    unseen = score(seen[held_out], directions)
     record = {
         "kind": KIND,
         "screener": identity,

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 
 from sro_edge.errors import InputError
 from sro_edge.formats.base import reading
-from sro_edge.guards import article
+from sro_edge.guards import with_articles
 
 SOURCE = "contrasts"
-_SLOT = re.compile(r"\{(\w+)\}")
+SLOT = re.compile(r"\{(\w+)\}")
 _BRACES = re.compile(r"\{([^}]*)\}?")
-_ARTICLE = re.compile(r"\b([Aa]) (?=(\w+))")
 _ENDINGS = ("", "", "", ".", ".", "!", "!!")
 _OPENED = 0.25  # share of sentences that get an opening
 
@@ -79,8 +78,7 @@ def fill(
     template: str, slots: Mapping[str, Sequence[str]], openings: Sequence[str], rng: random.Random
 ) -> str:
     """A sentence of ``template``: slots filled, perhaps with an opening and a mark at the end."""
-    text = _SLOT.sub(lambda slot: rng.choice(slots[slot[1]]), template)
-    text = _ARTICLE.sub(lambda m: m[1] + article(m[2])[1:] + " ", text)
+    text = with_articles(SLOT.sub(lambda slot: rng.choice(slots[slot[1]]), template))
     if openings and rng.random() < _OPENED:
         text = rng.choice(openings) + text
     return text + rng.choice(_ENDINGS)
