@@ -1,8 +1,8 @@
 """A comment without its toxic words: the baseline, and the engine's last resort.
 
 The last resort looks for the words to delete by occlusion: it screens the comment once without each
-of its words. What several deletions would do together is predicted from that
-(:mod:`sro_edge.effects`), and only the most promising combinations are screened.
+of its words, and without each of its clauses. What several deletions would do together is predicted
+from that (:mod:`sro_edge.effects`), and only the most promising combinations are screened.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, islice
+from itertools import combinations, islice, pairwise
 from typing import TYPE_CHECKING
 
 from sro_edge.effects import Effects
-from sro_edge.guards import survives
+from sro_edge.guards import survives, tidy
+from sro_edge.negation import FUNCTION_WORDS
 
 if TYPE_CHECKING:
     from sro_edge.bundle import Thresholds
@@ -25,6 +26,10 @@ _TIDY = ((re.compile(r"\s+([,.!?;:])"), r"\1"), (re.compile(r"([,;:])(?:\s*[,;:]
 _MOST_WORDS = 40  # longer texts lose the words of the lexicon only
 _ROUNDS, _PROMISING = 2, 4  # rounds of combinations, and how many are screened in each
 _HOT = 5  # words of which any two are tried together
+_MARKS = ".,;:!?…\"'()*_-"  # around a word
+_CLAUSE_ENDS = (",", ";", ":", "-", "–", "—")
+_JOINING = frozenset("and or but so because yet".split())  # words before which a clause may begin
+_MOST_CLAUSES = 6  # a sentence with more is a list
 
 Words = frozenset[int]  # which words to delete, by place
 
@@ -75,20 +80,25 @@ class _Search:
         self.words = text.split()
         self.left = [_cut(word, lexicon) for word in self.words]  # "idiot," leaves its comma
         self.lexical = frozenset(i for i, word in enumerate(self.words) if self.left[i] != word)
+        self.telling = frozenset(i for i, word in enumerate(self.words) if _tells(word))
         self.found: dict[Words, Effects] = {}
 
     def candidates(self) -> list[str]:
-        """All texts screened, each once."""
-        return list(dict.fromkeys(self.spell(gone) for gone in self.found if gone))
+        """The texts screened, each once, but those that miss function words only.
+
+        Without its "you" an insult passes the screener more often, and is still one.
+        """
+        told = (gone for gone in self.found if gone & self.telling)
+        return list(dict.fromkeys(map(self.spell, told)))
 
     def spell(self, gone: Words) -> str:
-        """The text without some of its words."""
+        """The text without some of its words, closed and begun as it is."""
         kept = (
             word if i not in gone else self.left[i] if i in self.lexical else ""
             for i, word in enumerate(self.words)
         )
-        text = " ".join(" ".join(kept).split())
-        return _tidy(text) if gone & self.lexical else text
+        text = tidy(_tidy(" ".join(kept)), self.text)
+        return text[:1].upper() + text[1:] if self.text[:1].isupper() else text
 
     def ask(self, *, first: bool) -> Iterator[tuple[Words, str]]:
         """What to screen next: at first single words and the lexicon's, then combinations."""
@@ -96,6 +106,7 @@ class _Search:
             wanted = [self.lexical] if self.lexical else []
             if len(self.words) <= _MOST_WORDS:
                 wanted += [frozenset([i]) for i in range(len(self.words))]
+                wanted += clauses(self.words)
         else:
             wanted = self.promising() if len(self.words) <= _MOST_WORDS else []
         for gone in wanted:
@@ -150,6 +161,31 @@ class _Search:
         if wide:
             yield from map(frozenset, combinations(hot, 2))
             yield from (run | {i} for run in runs if len(run) == 2 for i in hot)
+
+
+def clauses(words: Sequence[str]) -> list[Words]:
+    """The clauses of a sentence, by the places of their words, where it has some, but not many.
+
+    One begins after a comma, a colon or a dash, or with a word like "but", which goes with the
+    clause before it where that is the first.
+    """
+    starts = [
+        i
+        for i in range(1, len(words))
+        if words[i - 1].endswith(_CLAUSE_ENDS) or words[i].lower() in _JOINING
+    ]
+    if not 1 <= len(starts) < _MOST_CLAUSES:
+        return []
+    found = [set(range(a, b)) for a, b in pairwise([0, *starts, len(words)])]
+    if words[starts[0]].lower() in _JOINING:
+        found[0].add(starts[0])
+    return [frozenset(clause) for clause in found if 1 < len(clause) < len(words)]
+
+
+def _tells(word: str) -> bool:
+    """Whether a word, without the marks around it and without its "'re", is no function word."""
+    bare = word.lower().strip(_MARKS).replace("’", "'").split("'")[0]
+    return bool(bare) and bare not in FUNCTION_WORDS
 
 
 def _cut(text: str, lexicon: Mapping[str, float]) -> str:

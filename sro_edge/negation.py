@@ -37,6 +37,7 @@ _SMALL = frozenset(
     " over up out off there here so very really quite too even just ever such much more most still"
     " yet also".split()
 )
+FUNCTION_WORDS = _SMALL | _VERBS | _CONJUNCTIONS  # what a text says stands in the others
 # An insult at the end ("is it on, dumbass?") is no clause to be negated ("is it on, not smart?").
 _HANGING = re.compile(r",\s*not\s+(\w+)\s*(?:[.!?…]|$)")
 # Not to be so is an insult: where a negation has no word of the comment left, it flips with these.

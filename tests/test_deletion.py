@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sro_edge.bundle import Thresholds
-from sro_edge.deletion import delete_words, deletions
+from sro_edge.deletion import clauses, delete_words, deletions
 from sro_edge.score_cache import ScoreCache
 from sro_edge.screener import Scores
 
@@ -42,6 +42,25 @@ def test_words_outside_the_lexicon_are_found_by_their_effect() -> None:
     clean = "you bring me that blue book back you utter and"
     assert clean in found(text)
     assert text not in found(text)
+
+
+def test_clauses_go_as_a_whole() -> None:
+    assert "Look at his face." in found("He is an utter git, look at his face.")
+    assert "He tries." in found("He tries, what a plonker.")
+    parts = clauses("you git and I hope you learn".split())
+    assert parts == [{0, 1, 2}, {2, 3, 4, 5, 6}]  # "and" goes with either
+    assert clauses("one clause alone".split()) == []
+    assert clauses("a, b, c, d, e, f, g".split()) == []  # a list
+
+
+def test_words_that_tell_nothing_are_not_all_that_goes() -> None:
+    def score(texts: Sequence[str]) -> Scores:
+        alarm = [0.9 if "you're" in text else 0.1 for text in texts]
+        return Scores(np.array(alarm, np.float32), None, None)
+
+    tried = deletions(["you're a waste of oxygen"], {}, score, LIMITS).popitem()[1]
+    assert "a waste of oxygen" not in tried
+    assert "you're a waste of" in tried
 
 
 def test_the_lexicon_is_tried_first_and_combined_with_others() -> None:
