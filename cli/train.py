@@ -177,7 +177,7 @@ def _follower(
     """The screener to play against, tried on the pile; says what the run begins with."""
     from sro_edge.training import processes
     from sro_edge.training.follower import Classifier, Follower
-    from sro_edge.training.policy import multiplies_bf16
+    from sro_edge.training.precision import multiplies_bf16
     from sro_edge.training.runs import measured_error, model_folder, stored_thresholds
     from sro_edge.training.sanity import passing_share
 

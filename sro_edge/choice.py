@@ -71,6 +71,8 @@ class Choice:
             if sound[piece.text] and not usable[piece.text]:
                 piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
+                if answer in piece.spent:
+                    continue
                 engine = candidates[piece.text][answer]
                 value, reason = self._value(scores, row, piece, answer, engine)
                 if value > piece.worth:
@@ -110,7 +112,7 @@ class Choice:
         value = (1.0 - toxicity) ** 2 * _LAST ** self._flaws(answer, piece.text, toxicity)
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
-            if similarity < least_similarity(piece, engine, self._thresholds):
+            if similarity < least_similarity(engine, self._thresholds):
                 return 0.0, "meaning"
             value *= similarity
         if scores.fluency is not None:
@@ -125,14 +127,13 @@ class Choice:
         return max(value, 1e-9), None
 
 
-def least_similarity(piece: Piece, engine: str | None, limits: Thresholds) -> float:
-    """Lowest similarity that passes: lower where a comment's only sentence got milder words.
+def least_similarity(engine: str | None, limits: Thresholds) -> float:
+    """Lowest similarity of a piece that passes: lower where it got milder words by the table.
 
     All else then stands as it stood, and of a short insult ("he is a moron") little else is left to
     be similar: of human rewrites of up to eight words one in six is below .6.
     """
-    milder = engine == "substitute" and piece.whole
-    return limits.similarity * (_MILDER if milder else 1.0)
+    return limits.similarity * (_MILDER if engine == "substitute" else 1.0)
 
 
 def readable(after: Scores, row: int, before: Scores, own: int) -> bool:

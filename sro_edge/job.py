@@ -58,18 +58,21 @@ class Rewrite:
 class Piece:
     """A toxic span on its way: what it was, without disguise, and what it became.
 
-    ``whole`` is one that is all that the comment says, ``worth`` is that of the answer, and
-    ``doubtful`` is one that is only just good enough.
+    ``whole`` is one that is all that the comment says, ``tried`` one that had its first round,
+    ``worth`` is that of the answer, ``doubtful`` is one that is only just good enough, ``spent``
+    are answers that passed, but the comment with them did not.
     """
 
     span: Span
     text: str
     whole: bool = False
+    tried: bool = False
     answer: str | None = None
     engine: str | None = None
     reason: str = "toxic"
     worth: float = 0.0
     doubtful: bool = False
+    spent: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -88,13 +91,34 @@ class Job:
 
     def take_next(self) -> None:
         """Make the most toxic untouched sentence a piece to rewrite."""
-        span = self.untouched.pop(0)[1]
-        said = span.of(self.text)
-        self.pieces.append(Piece(span, self.reveal(said), whole=said == self.text.strip()))
+        self._take(self.untouched.pop(0)[1])
 
-    def reopen(self, reason: str | None = None) -> None:
-        """Have every piece rewritten again."""
-        for piece in self.pieces:
+    def try_more(self, failing: Sequence[Span], doubtful: float) -> None:
+        """Touch more of what is still toxic, though every piece of it passes.
+
+        Args:
+            failing: windows of the assembled comment that do not pass.
+            doubtful: toxicity of an untouched sentence there from which on it is a piece, too.
+                Where there is none, the pieces there are rewritten again; where they were before,
+                the most toxic sentence is one.
+        """
+        suspects = [(t, s) for t, s in self.untouched if self._lies_in(s, failing)]
+        pieces = [p for p in self.pieces if self._lies_in(p.span, failing)]
+        taken = [(t, s) for t, s in suspects if t >= doubtful]
+        if not taken and all(p.spent for p in pieces):
+            taken = suspects[:1]
+        for entry in taken:
+            self.untouched.remove(entry)
+            self._take(entry[1])
+        if not taken:
+            self.reopen(pieces)
+
+    def reopen(self, pieces: Sequence[Piece] = (), reason: str | None = None) -> None:
+        """Have pieces rewritten again, and otherwise; default: all."""
+        for piece in pieces or self.pieces:
+            if piece.answer is not None:
+                piece.spent.add(piece.answer)
+            piece.tried = False
             piece.answer, piece.worth, piece.doubtful = None, 0.0, False
             piece.reason = reason or piece.reason
 
@@ -128,6 +152,21 @@ class Job:
             fluency=None if scores.fluency is None else float(scores.fluency[row]),
             attempts=self.attempts,
         )
+
+    def _take(self, span: Span) -> None:
+        said = span.of(self.text)
+        self.pieces.append(Piece(span, self.reveal(said), whole=said == self.text.strip()))
+
+    def _lies_in(self, span: Span, windows: Sequence[Span]) -> bool:
+        """Whether what became of a span lies in one of these windows of what is assembled."""
+        longer = {
+            p.span: len(p.answer) - (p.span.end - p.span.start)
+            for p in self.pieces
+            if p.answer is not None
+        }
+        start = span.start + sum(more for at, more in longer.items() if at.end <= span.start)
+        end = start + span.end - span.start + longer.get(span, 0)
+        return any(window.start < end and start < window.end for window in windows)
 
     def _with(self, answers: Sequence[str | None]) -> str:
         """The comment with an answer for each piece: None leaves it as it is, "" leaves it out."""

@@ -1,7 +1,8 @@
 """What may be said in the place of a toxic piece, round by round, and what made it.
 
 First the policy's greedy answer and what the bundle's table of milder words has to say, then
-samples, last the piece without its toxic words.
+samples, last the piece without its toxic words. A piece that comes in late has its first round
+beside that of the others.
 """
 
 from __future__ import annotations
@@ -74,23 +75,36 @@ class Proposals:
             score: the screener.
             keep: answers that are kept for pieces that come again.
         """
-        texts = list(dict.fromkeys(piece.text for piece in pieces))
-        if number == self._rounds:
-            found = deletions(texts, self.lexicon, score, self._thresholds)
-            return {text: dict.fromkeys(left, "delete") for text, left in found.items()}
-        answers = self._generate(texts, number, keep)
-        for piece in pieces:
-            piece.reason = why_unusable(answers[piece.text], piece.text) or piece.reason
-        engine = "sample" if number else "greedy"
-        proposed = {
-            text: {tidy(c.text, text): engine for c in answers[text] if c.finished}
-            for text in texts
-        }
-        if number == 0:
+        new = [piece for piece in pieces if not piece.tried]
+        proposed: Proposed = {piece.text: {} for piece in pieces}
+        if new:
+            self._answer(new, 0, proposed, keep)
+            texts = list(dict.fromkeys(piece.text for piece in new))
             for text, said in self._substitution.candidates(texts, score).items():
                 for milder in said:
                     proposed[text].setdefault(tidy(milder, text), "substitute")
+        if number == self._rounds:
+            found = deletions(list(proposed), self.lexicon, score, self._thresholds)
+            for text, left in found.items():
+                for shorter in left:
+                    proposed[text].setdefault(shorter, "delete")
+        elif number:
+            self._answer(pieces, number, proposed, keep)
+        for piece in new:
+            piece.tried = True
         return proposed
+
+    def _answer(self, pieces: Sequence[Piece], number: int, proposed: Proposed, keep: int) -> None:
+        """Add the policy's answers of a round, or tell a piece why it has none."""
+        texts = list(dict.fromkeys(piece.text for piece in pieces))
+        answers = self._generate(texts, number, keep)
+        for piece in pieces:
+            piece.reason = why_unusable(answers[piece.text], piece.text) or piece.reason
+        for text in texts:
+            for candidate in answers[text]:
+                if candidate.finished:
+                    said = tidy(candidate.text, text)
+                    proposed[text].setdefault(said, "sample" if number else "greedy")
 
     def _generate(self, texts: Sequence[str], number: int, keep: int) -> dict[str, list[Candidate]]:
         """The policy's answers: a greedy one in round 0, samples in the others."""

@@ -28,6 +28,7 @@ from sro_edge.memo import LONGEST, MOST_COMMENTS, remember
 from sro_edge.proposals import Proposals
 from sro_edge.score_cache import ScoreCache
 from sro_edge.screener import passes
+from sro_edge.segments import windows
 
 if TYPE_CHECKING:
     from sro_edge.abstention import Abstainer
@@ -40,6 +41,7 @@ MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
 # What a comment is said to be made by, of what made its pieces: the first of these.
 _LATEST = ("delete", "sample", "substitute", "greedy")
+_SUSPECT = 0.25  # share of the threshold from which on a sentence may be what makes a whole toxic
 _NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
 
 
@@ -272,14 +274,7 @@ class Rewriter:
             job.attempts = min(attempt + 1, self.max_attempts)
         whole = [j for j in jobs if j.pieces and all(p.answer and not p.doubtful for p in j.pieces)]
         self._settle(whole)
-        for job in whole:
-            if job.done or any(p.answer is None for p in job.pieces):
-                continue
-            # Every piece passes and the whole does not: touch one more sentence, or start over.
-            if job.untouched:
-                job.take_next()
-            else:
-                job.reopen()
+        self._try_more([j for j in whole if not j.done and all(p.answer for p in j.pieces)])
 
     def _settle(self, jobs: Sequence[Job]) -> None:
         """Re-screen whole comments whose pieces are all rewritten; done are those that pass.
@@ -293,7 +288,7 @@ class Rewriter:
         for i, (job, text) in enumerate(zip(jobs, new, strict=True)):
             toxicity = float(scores.toxicity[i])
             if not keeps_quotes(*map(self._reveal, (text, job.text))):
-                job.reopen("meaning")
+                job.reopen(reason="meaning")
                 continue
             if not passes(toxicity, self.thresholds.toxicity):
                 continue
@@ -303,11 +298,30 @@ class Rewriter:
             if self._means_the_same(found, job):
                 job.done = found
             else:
-                job.reopen("meaning")
+                job.reopen(reason="meaning")
+
+    def _try_more(self, jobs: Sequence[Job]) -> None:
+        """Where every piece passes and the whole does not, look where it fails."""
+        texts = [job.assembled() for job in jobs]
+        parts = [(n, span) for n, text in enumerate(texts) for span in windows(text)]
+        toxicity = self._scores.score([span.of(texts[n]) for n, span in parts]).toxicity.tolist()
+        limit = self.thresholds.toxicity
+        for n, job in enumerate(jobs):
+            failing = [
+                span
+                for (owner, span), t in zip(parts, toxicity, strict=True)
+                if owner == n and not passes(t, limit)
+            ]
+            job.try_more(failing, limit * _SUSPECT)
 
     def _means_the_same(self, found: Rewrite, job: Job) -> bool:
-        """Whether a rewrite is as similar as asked to the comment, disguised words or not."""
-        floor = least_similarity(job.pieces[0], found.engine, self.thresholds)
+        """Whether a rewrite is as similar as asked to the comment, disguised words or not.
+
+        Of one sentence no more is asked than of a piece.
+        """
+        floor = self.thresholds.similarity
+        if job.pieces[0].whole:
+            floor = least_similarity(found.engine, self.thresholds)
         if found.similarity is None or found.similarity >= floor:
             return True
         said = [self._reveal(str(found.text)), self._reveal(job.text)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from sro_edge.disguise import Deobfuscator, Vocabulary
 from sro_edge.errors import BundleError, ModelError
 from sro_edge.onnx_session import CUDA, Piece, feeds, load_session, token_batches
 from sro_edge.segments import windows
+from sro_edge.signs import read_out
 
 if TYPE_CHECKING:
     from sro_edge.first_stage import FirstStage
@@ -33,7 +33,6 @@ Floats = npt.NDArray[np.float32]
 SCREEN_TOLERANCE = 1e-4
 TOXIC_LABELS = frozenset({"toxic", "toxicity", "hate", "hateful", "offensive"})
 _MOST_TOKENS, _MOST_WORDS = 1_000_000, 10_000_000  # more in a config.json is absurd
-_HARMLESS = 0.01  # toxicity below which signs that the tokenizer does not know make no text toxic
 _CHUNK = 2048  # windows tokenised at a time: what bounds the memory
 
 
@@ -96,10 +95,9 @@ class Screener:
         self._max_tokens: int = config["max_tokens"]
         self.pad: int = config["pad_token_id"]
         self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        self._dumb = {t.content for t in added if t.special}  # [UNK] is one of them
-        unknown = map(self._tokenizer.token_to_id, ("[UNK]", "<unk>"))
-        self._unknown: int | None = next((token for token in unknown if token is not None), None)
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        self._unknown = {self._tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")}
+        self._dumb = self._unknown.union(number for number, t in added if t.special)
         self._deobfuscator = Deobfuscator(self._vocabulary) if deobfuscate else None
         self._session = load_session(folder / "model.onnx", threads, device)
         on_gpu = CUDA in self._session.get_providers()
@@ -121,11 +119,11 @@ class Screener:
     def score(self, texts: Sequence[str], first_stage: FirstStage | None = None) -> Scores:
         """Scores in the order of ``texts``; equal texts are scored once.
 
-        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. Signs that
-        the tokenizer does not know (most emoji) make no words toxic that without them surely are
-        not. With ``first_stage`` only the windows that it does not clear are screened. A text that
-        is blank, or only marks and signs that the tokenizer does not know, has toxicity 0, fluency
-        1 and an embedding of zeros.
+        Toxicity is the higher one of the text and of what :meth:`reveal` makes of it. Emoji are
+        read by their names (:mod:`sro_edge.signs`), and words that the tokenizer does not know not
+        at all. With ``first_stage`` only the windows that it does not clear are screened. A text of
+        which nothing is left so, or that has no letter and no digit, has toxicity 0, fluency 1 and
+        an embedding of zeros.
         """
         order: dict[str, int] = {}
         rows = np.array([order.setdefault(text, len(order)) for text in texts], dtype=np.intp)
@@ -139,7 +137,7 @@ class Screener:
                 means.skip(chunk, left)
                 chunk = left
             for batch in token_batches(chunk, self._batch_tokens):
-                means.add(*self._judge(batch))
+                means.add(*self._run(batch))
         means.join(owners[len(order) :], len(order))
         return means.scores(rows, cascaded=first_stage is not None)
 
@@ -172,47 +170,24 @@ class Screener:
     def pieces(self, texts: Iterable[str]) -> Iterator[Piece]:
         """(number of the text, token ids) of every window, in pieces that the model can read."""
         found = (
-            (number, span.of(text).encode("utf-8", "replace").decode("utf-8"))
+            (number, read_out(window).encode("utf-8", "replace").decode("utf-8"))
             for number, text in enumerate(texts)
             for span in windows(text)
+            if any(map(str.isalnum, window := span.of(text)))
         )
         while chunk := list(itertools.islice(found, _CHUNK)):
             while chunk:
                 encoded = self._tokenizer.encode_batch_fast([text for _, text in chunk])
                 halves = []
                 for (number, text), encoding in zip(chunk, encoded, strict=True):
-                    ids = encoding.ids
-                    if self._says_nothing(text, encoding.tokens):
+                    if self._dumb.issuperset(encoding.ids):
                         continue
+                    ids = [token for token in encoding.ids if token not in self._unknown]
                     if len(ids) > self._max_tokens and len(text) > 1:
                         halves += [(number, half) for half in _halve(text)]
                     elif ids:
                         yield number, ids[: self._max_tokens]
                 chunk = halves
-
-    def _says_nothing(self, text: str, tokens: list[str]) -> bool:
-        """Whether there are only marks, and signs that the tokenizer does not know (emoji)."""
-        if any(c.isalnum() for c in text):
-            return False
-        return all(t in self._dumb or unicodedata.category(t[0])[0] == "P" for t in tokens if t)
-
-    def _judge(
-        self, batch: list[Piece]
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], dict[str, Floats]]:
-        """As :meth:`_run`; unknown signs, which say nothing to the model, count for nothing."""
-        numbers, lengths, outputs = self._run(batch)
-        toxicity = outputs["toxicity"]
-        known = [
-            (row, [token for token in ids if token != self._unknown])
-            for row, (_, ids) in enumerate(batch)
-            if self._unknown in ids and toxicity[row] > _HARMLESS
-        ]
-        known = sorted((piece for piece in known if len(piece[1]) > 2), key=lambda p: len(p[1]))
-        for bare in token_batches(known, self._batch_tokens):
-            rows, _, found = self._run(bare)
-            harmless = found["toxicity"] <= _HARMLESS
-            toxicity[rows[harmless]] = found["toxicity"][harmless]
-        return numbers, lengths, outputs
 
     def _run(
         self, batch: list[Piece]

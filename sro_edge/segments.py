@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from sro_edge.signs import EMOJI, IP_ADDRESS, has_address
+
 # A sentence ends at a line break, or after . ! ? … (with closing quotes) before white space.
 # The look-behind keeps long runs of white space linear.
 _BREAK = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|(?<!\s)\s*[\r\n\u2028\u2029]+\s*""")
@@ -13,12 +15,13 @@ _BODY = re.compile(r"\S(?:.*\S)?", re.DOTALL)
 # Order matters: an e-mail address must not be read as a handle. Each alternative looks at a bounded
 # stretch from where it may start, so that a text of one kind of character costs no more.
 _PROTECTED = re.compile(
-    r"""
+    rf"""
     (?:https?://|www\.)[^\s<>"')\]]*[^\s<>"')\].,!?;:]     # URL, without closing punctuation
-    | (?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+   # e-mail address
-    | (?<![\w@])@(?!ss(?:es|h[o0]les?|hats?)?\b)\w{2,}     # @handle, but no insult
-    | (?<!\w)/?[ru]/\w{2,}                                  # r/forum, u/user
-    | (?:[\u2600-\u27bf\U0001f000-\U0001faff][\ufe0f\u200d]*)+   # emoji and their joiners
+    | (?<![\w.+-])[\w.+-]{{1,64}}@[\w-]{{1,63}}(?:\.[\w-]{{1,63}})+   # e-mail address
+    | (?<![\w@])@(?!ss(?:es|h[o0]les?|hats?)?\b)\w{{2,}}     # @handle, but no insult
+    | (?<!\w)/?[ru]/\w{{2,}}                                  # r/forum, u/user
+    | (?:[{EMOJI}][\ufe0f\u200d]*)+   # emoji and their joiners
+    | {IP_ADDRESS}
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -99,18 +102,27 @@ def windows(text: str, max_chars: int = 400) -> list[Span]:
 
 
 def protected_spans(text: str, within: Span) -> list[Span]:
-    """Spans of URLs, e-mail addresses, @handles, r/forums and emoji inside ``within``, in order."""
+    """Spans of URLs, e-mail and IP addresses, @handles, r/forums and emoji in ``within``."""
     # One of these is in each of them, and none of them in most texts.
-    if text.isascii() and not ("@" in text or "/" in text or "www." in text.lower()):
+    signs = "@" in text or "/" in text or "www." in text.lower() or has_address(text)
+    if text.isascii() and not signs:
         return []
     return [Span(*m.span()) for m in _PROTECTED.finditer(text, within.start, within.end)]
 
 
 def protected(text: str) -> list[str]:
-    """URLs, e-mail addresses, @handles, r/forums and emoji in ``text``, in order."""
+    """URLs, e-mail and IP addresses, @handles, r/forums and emoji in ``text``, in order."""
     return [span.of(text) for span in protected_spans(text, Span(0, len(text)))]
 
 
 def quoted(text: str) -> list[str]:
-    """What stands in quotation marks or backticks in ``text``, without them, in order."""
+    """What stands in quotation marks or backticks in ``text``, without them, in order.
+
+    Marks around the whole of a text quote nothing, and doubled ones are one: so CSV writes a text.
+    """
+    if '"' in text:
+        bare = text.strip()
+        if len(bare) > 1 and bare[0] == bare[-1] == '"' and '"' not in bare[1:-1].replace('""', ""):
+            bare = bare[1:-1]
+        text = bare.replace('""', '"')
     return [found for m in _QUOTED.finditer(text) if (found := m[m.lastindex or 0].strip())]

@@ -97,7 +97,7 @@ def test_rewrite_works_with_an_assembled_bundle(
     card = (out / "README.md").read_text()
     assert "license: mit" in card
     assert "not proven" in card
-    pq.write_table(pa.table({"text": ["you idiot", "fine"]}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"text": ["you idiot", "good"]}), tmp_path / "in.parquet")
     run("rewrite", tmp_path / "in.parquet", "--bundle", out, "--threads", 1, "--device", "cpu")
     table = pq.read_table(tmp_path / "in.detox.parquet")
     assert table["detox_toxicity_before"].to_pylist() == pytest.approx([0.9975, 0.0025], abs=1e-3)

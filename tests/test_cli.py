@@ -204,7 +204,7 @@ def test_screen(comments: Path, bundle: Path) -> None:
     assert table.column_names == ["text", "text_toxicity", "text_fluency"]
     assert table["text_toxicity"].to_pylist() == [
         pytest.approx(0.95, abs=0.01), pytest.approx(0.95, abs=0.01),
-        pytest.approx(0.05, abs=0.01), None, pytest.approx(0.05, abs=0.01),
+        0.0, None, pytest.approx(0.05, abs=0.01),
     ]  # fmt: skip
     assert "toxic 2 40.0%" in [" ".join(line.split()) for line in result.stderr.splitlines()]
 

@@ -236,6 +236,49 @@ def test_a_short_insult_in_milder_words_may_be_less_similar() -> None:
     assert one("It is late. Idiot!", answers, mild=mild, **settings).reason == "meaning"
 
 
+class AtOddsScreener(WordScreener):
+    """A fool is a little toxic, more so where it is late; 'Mouse!' differs from 'Idiot!'."""
+
+    def score(self, texts: Sequence[str]) -> Scores:
+        scores = super().score(texts)
+        for i, text in enumerate(texts):
+            if "fool" in text:
+                scores.toxicity[i] = 0.9 if "late" in text else 0.2
+        assert scores.embedding is not None
+        scores.embedding[[i for i, t in enumerate(texts) if t == "Mouse!"]] = 0.5, 3**0.5 / 2
+        return scores
+
+
+def in_company(answer: Callable[[str, bool], list[str]], text: str, **options: Any) -> Rewrite:
+    engine = rewriter(answer, **options)
+    engine.screener = AtOddsScreener()  # type: ignore[assignment]
+    return next(engine.rewrite([text]))
+
+
+def test_milder_words_of_one_sentence_may_be_less_similar_where_the_comment_is_not() -> None:
+    mild: Table = {("idiot",): [("mouse",)]}
+    text, answers = "It is late. Idiot!", lambda p, greedy: ["a cat"]
+    found = in_company(answers, text, mild=mild, delete=False)
+    assert (found.text, found.engine) == ("It is late. Mouse!", "substitute")
+
+
+def test_what_passes_alone_and_not_in_company_is_not_taken_again() -> None:
+    answers = lambda p, greedy: ["you fool"] if greedy else ["you fool", "you man"]  # noqa: E731
+    found = in_company(answers, "It is late. you idiot", delete=False)
+    assert (found.text, found.engine, found.attempts) == ("It is late. you man", "sample", 2)
+
+
+def test_a_sentence_that_is_toxic_in_company_is_looked_for_where_the_comment_fails() -> None:
+    far = "That was long ago, my friend, and nobody cares. " * 12
+    text = f"Idiot. {far}It is late. The fool knows."
+    engine = rewriter(lambda p, greedy: ["The man knows."] if "fool" in p else ["Well."])
+    engine.screener = AtOddsScreener()  # type: ignore[assignment]
+    found = next(engine.rewrite([text]))
+    assert found.text == f"Well. {far}It is late. The man knows."
+    asked = [r.prompt for r in engine.detoxifier.requests]  # type: ignore[attr-defined]
+    assert "That was long ago, my friend, and nobody cares." not in asked
+
+
 def test_names_of_groups_must_survive() -> None:
     found = one("stupid gay men", lambda p, greedy: ["men"] if greedy else ["some gay men"])
     assert (found.text, found.engine) == ("some gay men", "sample")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sro_edge.bundle import Bundle
 from sro_edge.errors import BundleError, MissingExtraError, ModelError
 from sro_edge.onnx_session import token_batches
 from sro_edge.screener import SCREEN_TOLERANCE, Scores, Screener, passes
@@ -117,30 +118,45 @@ def test_blank_texts_are_clean_and_fluent(tiny_screener_folder: Path) -> None:
         assert not scores.embedding.any()
 
 
-def test_marks_and_unknown_signs_say_nothing(tiny_screener_folder: Path) -> None:
+def test_marks_and_signs_say_nothing(tiny_screener_folder: Path) -> None:
     engine = screener(tiny_screener_folder)
-    scores = engine.score(["!!!!!!", "😀😀", "?! 😀 …", "idiot 😀", "xyzzy"])
-    assert scores.toxicity == pytest.approx([0, 0, 0, TOXIC, CLEAN], abs=1e-6)
+    scores = engine.score(["!!!!!!", "😀😀", "?! 😀 … $", "idiot 😀", "xyzzy", "81.2.69.142"])
+    assert scores.toxicity == pytest.approx([0, 0, 0, TOXIC, 0, 0], abs=1e-6)
 
 
-def test_unknown_signs_make_no_harmless_words_toxic(
-    tiny_screener_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_emoji_are_read_by_their_names_and_unknown_words_not_at_all(
+    tiny_screener_folder: Path,
 ) -> None:
     engine = screener(tiny_screener_folder)
-    unknown = engine._unknown
-    run = engine._run
+    texts = ["my friend", "my friend😀", "xyzzy my 私 friend", "my friend 81.2.69.142"]
+    ((_, plain), *others) = engine.pieces(texts)
+    assert all(ids == plain for _, ids in others)  # no word of "grinning" is one of this toy's
+    (_, two), (_, named) = engine.pieces(["idea good", "💡good"])
+    assert len(two) == len(named) + 1  # "electric light bulb" is unknown to it, "good" is not
 
-    def suspicious(batch: list[tuple[int, list[int]]]) -> Any:
-        numbers, lengths, outputs = run(batch)
-        signs = np.array([unknown in ids for _, ids in batch])
-        rude = outputs["toxicity"] > 0.5
-        outputs["toxicity"] = np.select([signs, rude], [0.45, 0.3], 0.002).astype(np.float32)
-        return numbers, lengths, outputs
 
-    monkeypatch.setattr(engine, "_run", suspicious)
-    texts = ["my friend 😀", "idiot 😀", "my friend", "idiot", "😀 my 🍚 friend", "私 😀"]
-    found = engine.score(texts).toxicity
-    assert found == pytest.approx([0.002, 0.45, 0.002, 0.3, 0.002, 0.45])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "😂", "👍🏿", "❤️", "🎉🎂", "📷", "😴", "👌", "🇺🇸", "✓", "★", "→", "谢谢",
+        "212.23.28.149", "2001:db8:85a3::8a2e:370:7334", "v4.2.1.0", "14:32, 5 May 2009 (UTC)",
+        "@maria_k", "#MondayMotivation", "RT @user:", "&amp;", "&#128514;", "<b>bold</b>",
+        "https://example.com/a?b=c", "anna.k@example.org", "== Heading ==", "lol", "!!!!!",
+    ],
+)  # fmt: skip
+def test_what_stands_beside_harmless_words_makes_them_no_insult(beside: str) -> None:
+    """The embedded screener, whose labelled comments of one kind often had one label."""
+    bundle = Bundle.load()
+    words = [
+        "Thank you for the edit.",
+        "The bus leaves at nine from the main station.",
+        "I reverted your change, please read the policy.",
+        "This phone has a great camera",
+        "Happy birthday!",
+    ]
+    texts = [text for word in words for text in (f"{word} {beside}", f"{beside} {word}")]
+    toxicity = screener(bundle.screener).score(texts).toxicity
+    assert max(toxicity) < bundle.thresholds.toxicity, texts[int(toxicity.argmax())]
 
 
 def test_one_toxic_word_taints_a_long_text(tiny_screener_folder: Path) -> None:
@@ -166,7 +182,7 @@ def test_windows_over_the_models_limit_are_halved(tiny_screener_folder: Path) ->
     assert all(len(ids) <= 32 for _, ids in pieces)
     assert sum(len(ids) - 2 for _, ids in pieces) == 151
     assert engine.score([crowded]).toxicity == pytest.approx([TOXIC], abs=1e-6)
-    unbroken = engine.score(["!?" * 200 + "x" * 300])
+    unbroken = engine.score(["!?" * 100 + "idea" + "!?" * 50])
     assert unbroken.toxicity == pytest.approx([CLEAN], abs=1e-6)
 
 
@@ -194,7 +210,7 @@ def test_lookalikes_of_control_tokens_stay_text(tiny_screener_folder: Path) -> N
 
 
 def test_lone_surrogates_and_nul_are_survived(tiny_screener_folder: Path) -> None:
-    scores = screener(tiny_screener_folder).score(["\ud800 idiot", "nul \0 inside"])
+    scores = screener(tiny_screener_folder).score(["\ud800 idiot", "nul \0 idea"])
     assert scores.toxicity == pytest.approx([TOXIC, CLEAN], abs=1e-6)
 
 
@@ -207,11 +223,10 @@ def test_disguised_insults_are_read_a_second_time(
     monkeypatch.setattr(engine, "_run", lambda b: batches.append(len(b)) or run(b))
     texts = ["thanks my friend", "you are an 1d10t", "you are an idiot", "s t u p i d", "m0ney"]
     scores = engine.score(texts)
-    assert scores.toxicity == pytest.approx([CLEAN, TOXIC, TOXIC, TOXIC, CLEAN], abs=1e-6)
-    without = 2  # "1d10t" and "m0ney" are unknown words: once more without them
-    assert sum(batches) == len(texts) + 2 + without
+    assert scores.toxicity == pytest.approx([CLEAN, TOXIC, TOXIC, TOXIC, 0], abs=1e-6)
+    assert sum(batches) == len(texts) + 2 - 1  # "m0ney" is an unknown word, which is not read
     raw = screener(tiny_screener_folder, deobfuscate=False).score(texts)
-    assert raw.toxicity == pytest.approx([CLEAN, CLEAN, TOXIC, CLEAN, CLEAN], abs=1e-6)
+    assert raw.toxicity == pytest.approx([CLEAN, CLEAN, TOXIC, CLEAN, 0], abs=1e-6)
     assert raw.embedding is not None
     assert scores.embedding is not None
     assert np.array_equal(raw.embedding, scores.embedding)  # only toxicity looks twice

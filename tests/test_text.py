@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate, recase
 from sro_edge.segments import protected, quoted, sentences, windows
+from sro_edge.signs import read_out
 
 
 @given(st.text(max_size=2000))
@@ -41,17 +42,20 @@ def test_protected_spans() -> None:
     text = "mail a.b@example.org or @jo_d, see https://x.org/y?z=1. r/python too, not e@"
     assert protected(text) == ["a.b@example.org", "@jo_d", "https://x.org/y?z=1", "r/python"]
     assert protected("an @sshole, id\u200diot") == []
+    assert protected("no way82.41.107.97, 1.2.3.4.5 and 1.2.3") == ["82.41.107.97"]
     assert protected("ok 👩\u200d🚀❤\ufe0f!") == ["👩\u200d🚀❤\ufe0f"]
 
 
 @pytest.mark.parametrize(
-    "unit", ["a", "a.", "@", "@a", "www.", "http://", "r/", "❤", "'", '"', "“", "'a ", "-"]
+    "unit",
+    ["a", "a.", "@", "@a", "www.", "http://", "r/", "❤", "'", '"', "“", "'a ", "-", "1.", "1:"],
 )
 def test_patterns_are_linear(unit: str) -> None:
     text = unit * (400_000 // len(unit))  # a square would hang here
     protected(text)
     quoted(text)
     sentences(text)
+    read_out(text)
 
 
 def test_quotations() -> None:
@@ -60,6 +64,39 @@ def test_quotations() -> None:
     )
     assert quoted(text) == ["no way", "don’t go", "oui", "that's it", "x = 1"]
     assert quoted("it 's the dogs' bowl, rock 'n' roll") == ["n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"All of it is said so."', []),
+        ('"  You call it ""vandalism"", and\nthen ""no"" .  "', ["vandalism", "no"]),
+        ('"One." "Two."', ["One.", "Two."]),
+        ('he said ""no""', ["no"]),
+        ('"', []),
+        ('""', []),
+    ],
+)
+def test_marks_around_a_whole_text_quote_nothing(text: str, expected: list[str]) -> None:
+    assert quoted(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Great 👍🏿👍🏾!", "Great (thumbs up) !"),
+        ("a😂😂b 🖤 🇫🇷🇫🇷", "a (with tears of joy) b (heart) (flag)"),
+        ("no 🤷\u200d♀\ufe0f, ok ❤\ufe0f", "no (shrug) , ok (heart)"),
+        ("a→b", "a → b"),
+        ("ab" * 70 + " " + "c" * 64, f"{'ab' * 32} {'ab' * 32} {'ab' * 6} {'c' * 64}"),
+        ("thanks. 212.23.28.149", "thanks."),
+        ("kill82.41.107.97", "kill"),
+        ("2001:db8:85a3::8a2e:370:7334 said", "said"),
+        ("at 14:32:05, 1.2.3.4.5 or v2.0.1 é", "at 14:32:05, 1.2.3.4.5 or v2.0.1 é"),
+    ],
+)
+def test_what_a_screener_reads(text: str, expected: str) -> None:
+    assert " ".join(read_out(text).split()) == expected
 
 
 @pytest.mark.parametrize(

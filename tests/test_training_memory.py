@@ -15,7 +15,8 @@ from toy_models import SENTENCES, write_policy_run
 from sro_edge.training.config import SROConfig
 from sro_edge.training.memory import bound_kernel_caches
 from sro_edge.training.packing import Group
-from sro_edge.training.policy import Policy, multiplies_bf16
+from sro_edge.training.policy import Policy
+from sro_edge.training.precision import multiplies_bf16
 from sro_edge.training.rollout import rollout
 
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")

@@ -28,6 +28,7 @@ from sro_edge.abstention import OUTPUT
 from sro_edge.durable import write_json
 from sro_edge.errors import InputError, ModelError
 from sro_edge.manifest import sha256
+from sro_edge.signs import read_out
 from sro_edge.training.abstention_figures import (
     Floats,
     Labels,
@@ -272,7 +273,7 @@ def read(
     width = 2 * config.num_hidden_layers * config.hidden_size
     found = np.zeros((len(texts), width), dtype=np.float32)
     for start in range(0, len(texts), _CHUNK):
-        chunk = texts[start : start + _CHUNK]
+        chunk = list(map(read_out, texts[start : start + _CHUNK]))
         for rows, encoded in sorted_batches(tokenizer, chunk, max_length=max_length, device=device):
             inputs = (encoded["input_ids"], encoded["attention_mask"])
             found[[start + row for row in rows]] = probe.features(*inputs).cpu().numpy()

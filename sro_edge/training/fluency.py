@@ -32,6 +32,7 @@ from sro_edge.training.corruption import (
 )
 from sro_edge.training.encoder import resolve
 from sro_edge.training.fine_tuning import fine_tune
+from sro_edge.training.precision import autocast
 
 _POOL = 20  # batches whose pairs are sorted by length together
 _TOKEN_WEIGHT = 5.0  # few tokens are at fault, so their mean loss is small
@@ -131,7 +132,7 @@ def fluency_loss(
         return_offsets_mapping=True,
     ).to(model.device)
     places = encoded.pop("offset_mapping")  # (B, T, 2)
-    with torch.autocast(model.device.type, torch.bfloat16):
+    with autocast(model.device):
         logits = model(**encoded).logits.squeeze(-1).float()  # (B, T)
     at_fault, known = _token_targets(rows, places)
     tokens = F.binary_cross_entropy_with_logits(logits, at_fault, reduction="none")

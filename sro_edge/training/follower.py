@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sro_edge.bundle import Thresholds
 from sro_edge.errors import ModelError
 from sro_edge.guards import is_degenerate
+from sro_edge.signs import read_out
 from sro_edge.training.encoder import mean_pool, sorted_batches
 from sro_edge.training.labels import is_multi_label, label_names, toxic_candidates
 from sro_edge.training.memory import bound_kernel_caches
@@ -79,12 +80,16 @@ class Classifier:
 
     @torch.inference_mode()
     def judge(self, texts: Sequence[str]) -> Judgement:
-        """Scores of ``texts``, in order; the embedding is the mean of the last hidden states."""
+        """Scores of ``texts``, in order; the embedding is the mean of the last hidden states.
+
+        As when rewriting, emoji are read by their names (:mod:`sro_edge.signs`).
+        """
         self.model.eval()
         toxicity, fluency = torch.empty(len(texts)), torch.empty(len(texts))
         embedding = torch.empty(len(texts), self.model.config.hidden_size)
+        spoken = list(map(read_out, texts))
         for rows, encoded in sorted_batches(
-            self.tokenizer, texts, max_length=self.max_length, device=self.model.device
+            self.tokenizer, spoken, max_length=self.max_length, device=self.model.device
         ):
             out = self.model(**encoded, output_hidden_states=self.embeds)
             logits = out.logits.float()

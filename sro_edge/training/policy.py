@@ -29,6 +29,7 @@ from sro_edge.training.packing import (
     keeps_to_branches,
     pack,
 )
+from sro_edge.training.precision import autocast, multiplies_bf16
 from sro_edge.training.rollout import Prompter, decodes
 from sro_edge.training.templates import adapt_tokenizer
 
@@ -153,7 +154,7 @@ class Policy:
 
     def autocast(self) -> torch.autocast:
         """The precision the model computes in."""
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
+        return autocast(self.model.device, self.bf16)
 
     def pack(self, groups: Sequence[Group]) -> Packed:
         """Prompts with their answers, as the model can take them."""
@@ -198,14 +199,6 @@ class Policy:
         if lexicon.is_file():
             (out / "lexicon.json").write_bytes(lexicon.read_bytes())
         return out
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the processor itself multiplies in bf16; where that is emulated, fp32 is faster."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def grow_embeddings(model: Any, tokenizer: Any) -> None:

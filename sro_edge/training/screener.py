@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from sro_edge.bundle import Thresholds
 from sro_edge.errors import InputError
 from sro_edge.segments import words
+from sro_edge.signs import read_out
 from sro_edge.training.config import ScreenerConfig
 from sro_edge.training.corruption import JUDGE_MIX, SCREENER_MIX, Corruptor
 from sro_edge.training.encoder import mean_pool, resolve
@@ -33,6 +34,7 @@ from sro_edge.training.follower import Classifier
 from sro_edge.training.labels import label_names
 from sro_edge.training.metrics import best_f1_threshold, classification_report, recall_threshold
 from sro_edge.training.piles import Labelled, clean_sentences, fold
+from sro_edge.training.precision import autocast
 from sro_edge.training.runs import model_folder, run_record
 
 LABELS = ("toxic", "fluent")
@@ -129,7 +131,7 @@ def screener_loss(
     has the word on how fluent a text is, for a copy that lost a word may be whole.
     """
     encoded = tokenizer(
-        [r.text for r in rows],
+        [read_out(r.text) for r in rows],
         padding=True,
         truncation=True,
         max_length=config.max_length,
@@ -144,7 +146,7 @@ def screener_loss(
     learned = LABELS[: model.config.num_labels]
     targets = torch.tensor([[r.toxic, r.fluent] for r in rows], device=model.device)  # (B, 2)
     targets = targets[:, : len(learned)]
-    with torch.autocast(model.device.type, torch.bfloat16):
+    with autocast(model.device):
         out = model(**encoded, output_hidden_states=teacher is not None)
     known = (targets != UNKNOWN).float()
     losses = F.binary_cross_entropy_with_logits(
@@ -153,7 +155,7 @@ def screener_loss(
     parts = dict(zip(learned, (losses * known).sum(0) / known.sum(0).clamp_min(1), strict=True))
     if teacher is not None:
         mask = encoded["attention_mask"]
-        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+        with torch.no_grad(), autocast(model.device):
             reference = teacher(**encoded).last_hidden_state
         student = mean_pool(out.hidden_states[-1], mask)
         parts["distill"] = 1 - (student * mean_pool(reference, mask)).sum(-1).mean()

@@ -30,6 +30,7 @@ from sro_edge.training.memory import bound_kernel_caches
 from sro_edge.training.noise import ToxicNoise, with_odd_words
 from sro_edge.training.objective import IGNORED
 from sro_edge.training.piles import clean_sentences, fold
+from sro_edge.training.precision import autocast
 from sro_edge.training.runs import model_folder, run_record
 from sro_edge.training.tokens import pad_rows, tokenize_with
 
@@ -198,7 +199,7 @@ class Denoising:
 def answer_loss(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean cross entropy over answer tokens; the vocabulary is scored at those places only."""
     device = model.device
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         hidden = model.model(
             batch["input_ids"].to(device), batch["attention_mask"].to(device), use_cache=False
         ).last_hidden_state  # (B, T, d)
