@@ -8,10 +8,11 @@ regression; the frozen base encoder with logistic regression; the bundle's scree
 learn from the labelled texts within ``--folds``, those of the screener's recipe. Each gets the
 threshold of the best F1 on dev, as the bundle's was picked, and is reported on test: in all, by
 source, at the threshold that flags 95 % of the toxic texts of dev, on functional cases that no
-contrast can make (`functional.py`), on clean texts that mention a group of people, and for what it
-may have learned of the data rather than of the language: its verdicts that change with a text's
-letter case or spacing, and how it does where words of ``lexicon/profanity.parquet`` stand in clean
-texts and in no toxic one. The last line on stdout is one JSON object.
+contrast can make (`functional.py`; those with emoji apart), on clean texts that mention a group of
+people, and for what it may have learned of the data rather than of the language: its verdicts that
+change with a text's letter case or spacing, and how it does where words of
+``lexicon/profanity.parquet`` stand in clean texts and in no toxic one. The last line on stdout is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline, make_union
 
+from sro_edge import signs
 from sro_edge.bundle import default_path
 from sro_edge.machine import describe_machine
 from sro_edge.screener import Screener
@@ -55,6 +57,7 @@ GROUPS = re.compile(
 )
 
 
+EMOJI = re.compile(f"[{signs.EMOJI}]")
 # How the sources differ on the surface: some are lower case, some have words and marks set apart.
 SURFACES: dict[str, Callable[[str], str]] = {
     "lower case": str.lower,
@@ -129,6 +132,7 @@ def measure(score: Scorer, texts: Texts) -> dict[str, Any]:
         "at_recall": _at_recall(picked_on, dev, labels, test, groups),
         "clean_naming_a_group": int(((labels == 0) & groups).sum()),
         "functional": _functional(texts.functional, functional > threshold),
+        "emoji": _emoji(texts.functional, functional > threshold),
         "changed_by_surface": {
             name: _share((score([change(t) for t in texts.test.texts]) > threshold) != flagged)
             for name, change in SURFACES.items()
@@ -188,6 +192,17 @@ def _functional(cases: list[dict[str, Any]], flagged: npt.NDArray[np.bool_]) -> 
     names = [f"{case['source']}/{case['functionality']}" for case in cases]
     table = {name: _share(right[[n == name for n in names]]) for name in sorted(set(names))}
     return {"all": _share(right), **table}
+
+
+def _emoji(cases: list[dict[str, Any]], flagged: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Share of the functional cases with emoji that are flagged, hateful ones and others."""
+    with_emoji = np.array([bool(EMOJI.search(case["text"])) for case in cases])
+    hateful = np.array([case["label"] == 1 for case in cases])
+    return {
+        "cases": int(with_emoji.sum()),
+        "recall": _share(flagged[with_emoji & hateful]),
+        "false_positives": _share(flagged[with_emoji & ~hateful]),
+    }
 
 
 def _share(flags: npt.NDArray[np.bool_]) -> float:

@@ -17,14 +17,15 @@ _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled a
 _LAST = 1e-3  # what one flaw leaves of the worth of an answer: it is taken where there is no better
 _MILDER = 0.7  # share of the lowest similarity that milder words by a table must reach
 _READABLE = 0.5  # share of a piece's fluency that it must have without some of its words
-_RISKY = 0.5  # share of the threshold above which an answer is taken only if none is below it
+_RISKY = 0.3  # share of the threshold above which an answer is taken only if none is below it
 
 
 class Choice:
     """Takes the best candidate by (1 - toxicity)^2 x similarity x fluency, of those that pass.
 
-    The square, for another judge calls clean what is far below the threshold, not just below it; an
-    answer close to it, or with a word that is made up, is the best only where all are.
+    The square, for another judge calls clean what is far below the threshold, not just below it. An
+    answer that is not far below, or has a word that is made up, or misses words, has a flaw: it is
+    the best only where all have.
 
     Args:
         thresholds: what a candidate must reach.
@@ -109,7 +110,8 @@ class Choice:
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self._thresholds.toxicity):
             return 0.0, "toxic"
-        value = (1.0 - toxicity) ** 2 * _LAST ** self._flaws(answer, piece.text, toxicity)
+        flaws = self._flaws(answer, piece.text, toxicity) + (engine == "delete")
+        value = (1.0 - toxicity) ** 2 * _LAST**flaws
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
             if similarity < least_similarity(engine, self._thresholds):
