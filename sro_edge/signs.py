@@ -1,8 +1,8 @@
 """What a screener reads of a text: emoji by their names, endless words in parts, no IP addresses.
 
-Word pieces know few emoji. Unread, all are one unknown sign, which then means what most labelled
-comments with an emoji were gathered for: hate. An IP address signs what anonymous authors write on
-talk pages, and most of that was gathered for being toxic; the words before it say nothing of that.
+Word pieces know few emoji. Unread, all are one unknown sign, and toxic as often as the labelled
+comments with one were, of which half are hateful. An IP address signs what anonymous authors write
+on talk pages, and what was labelled of that is toxic; the words before it say nothing of that.
 A skin tone and a flag are read without the colour and the country, lest a thumb be judged by them.
 """
 
