@@ -2,8 +2,8 @@
 
 The second column holds the single-letter entries of confusables.txt (Unicode Technical Standard 39,
 version 13) whose prototype is a Latin letter, without those that NFKC or the character's own name
-resolves; the third holds letters that readers take for it and that the standard does not list. A
-table, not a dependency: the packages with the standard's whole data fold real words of other
+resolves, and the Canadian syllabics that complete its alphabet; the third holds letters that readers
+take for it and that the standard does not list. A table, not a dependency: the packages with the standard's whole data fold real words of other
 scripts as well, and what is folded decides scores, so it must not change with an update.
 """
 
@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 
 _ROWS = """
-a ɑΑαАаᎪᗅ        ΛлӐӑ
+a ɑΑαАаᎪᗅᗩ       ΛлӐӑ
 b ƄΒВЬᏏᏴᑲᖯᗷ      βвьъ
-c ϲϹСсᏟⲤⲥ
+c ϲϹСсᏟⲤⲥᑕ
 d ԁᎠᏧᑯᗞᗪ         ժ
 e ΕЕеҽᎬ℮ⴹ        εєэɛзə
 f Ϝքᖴẝ           ғ
@@ -25,19 +25,19 @@ j ͿϳЈјᎫᒍ
 k ΚКᏦᛕⲔ          κкқҝ
 l ƖᏞᒪⳐ           ℓ
 m ΜϺМᎷᗰᛖⲘ        м
-n ΝոռⲚ           πпηи
+n ΝոռⲚᑎ          πпηи
 o ΟοσОоՕօסᴑⲞⲟⵔ   θөф
 p ΡρϱРрᏢᑭⲢⲣ      þ
-q ԛգզⵕ
+q ԛգզⵕᑫ
 r ƦгᎡᏒᖇᴦⲅ        яґ
-s ƽЅѕՏᏕᏚ
+s ƽЅѕՏᏕᏚᔕ
 t ΤТᎢⲦ           τт
 u υՍսᑌ           μцџ
 v νѴѵטᏙᐯⴸ
-w ɯѡԜԝաᎳᏔ        ωшщ
+w ɯѡԜԝաᎳᏔᗯ       ωшщ
 x ΧХхᕁᕽⲬⵝ        χж
 y ɣΥγϒУуҮүყᎩᎽℽⲨ
-z ΖᏃ
+z ΖᏃᘔ
 """
 
 

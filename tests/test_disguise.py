@@ -50,6 +50,7 @@ def reader(request: pytest.FixtureRequest) -> Deobfuscator:
         ("іdіоt", "idiot"),  # Cyrillic i and o
         ("ιdιοt", "idiot"),  # Greek iota and omicron
         ("аѕѕ hole", "ass hole"),  # Cyrillic throughout
+        ("ᗩᔕᔕ ᕼole", "ass hole"),  # Canadian syllabics
         ("ｉｄｉｏｔ ⓘⓓⓘⓞⓣ 𝖎𝖉𝖎𝖔𝖙 🅸🅳🅸🅾🆃 ɪᴅɪᴏᴛ", "idiot idiot idiot idiot idiot"),
         ("&#105;&#x64;iot", "idiot"),
         ("&shy;idiot", "idiot"),
