@@ -2,9 +2,10 @@
 
 The second column holds the single-letter entries of confusables.txt (Unicode Technical Standard 39,
 version 13) whose prototype is a Latin letter, without those that NFKC or the character's own name
-resolves, and the Canadian syllabics that complete its alphabet; the third holds letters that readers
-take for it and that the standard does not list. A table, not a dependency: the packages with the standard's whole data fold real words of other
-scripts as well, and what is folded decides scores, so it must not change with an update.
+resolves, and the Canadian syllabics that complete its alphabet; the third holds letters that
+readers take for it and that the standard does not list. A table, not a dependency: the packages
+with the standard's whole data fold real words of other scripts as well, and what is folded decides
+scores, so it must not change with an update.
 """
 
 from __future__ import annotations
