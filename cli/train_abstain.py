@@ -35,6 +35,7 @@ from sro_edge.training.config import AbstainConfig
 @click.option(
     "--contrasts",
     type=READABLE,
+    multiple=True,
     help="Templates of toxic sentences, some beyond rewording (TOML), to learn from as well.",
 )
 @config_options(AbstainConfig)
@@ -45,7 +46,7 @@ def train_abstain(
     column: str,
     label: str,
     value: str,
-    contrasts: Path | None,
+    contrasts: tuple[Path, ...],
     out: Path | None,
     resume: bool,
     **settings: Any,
@@ -75,8 +76,8 @@ def train_abstain(
     from sro_edge.training.contrasts import read_contrasts
 
     rows = read_rows(comments, column, label, value)
-    made = read_contrasts(contrasts) if contrasts else []
+    made = [c for file in contrasts for c in read_contrasts(file)]
     with training_progress(len(rows) + len(made), "comment", {}) as progress:
         fit(rows, screener, run, config, made=made, progress=progress)
-    record_data(run, {"comments": comments, "contrasts": (contrasts,) if contrasts else ()})
+    record_data(run, {"comments": comments, "contrasts": contrasts})
     click.echo(run)

@@ -30,7 +30,10 @@ from sro_edge.training.config import FirstStageConfig
 @click.option("--max-plain", default=150_000, show_default=True, help="Pieces taken of --plain.")
 @click.option("--max-pieces", type=click.IntRange(min=1), help="Learn from no more, in all.")
 @click.option(
-    "--contrasts", type=READABLE, help="Templates of sentences to learn from as well (TOML)."
+    "--contrasts",
+    type=READABLE,
+    multiple=True,
+    help="Templates of sentences to learn from as well (TOML).",
 )
 @click.option("--dev", type=PILE, multiple=True, required=True, help="Comments held out.")
 @click.option("--dev-plain", type=PILE, multiple=True, help="General text held out.")
@@ -53,7 +56,7 @@ def train_first_stage(
     plain: tuple[Path, ...],
     max_plain: int,
     max_pieces: int | None,
-    contrasts: Path | None,
+    contrasts: tuple[Path, ...],
     dev: tuple[Path, ...],
     dev_plain: tuple[Path, ...],
     max_dev: int,
@@ -88,7 +91,7 @@ def train_first_stage(
     from sro_edge.training.piles import read_texts
 
     said = read_texts(comments, column)
-    said += [c.text for c in read_contrasts(contrasts)] if contrasts else []
+    said += [c.text for file in contrasts for c in read_contrasts(file)]
     learned = pieces(said, read_texts(plain, column), max_plain, folds, config.seed)[:max_pieces]
     held_out = {"comments": read_texts(dev, column)}
     if dev_plain:
@@ -106,5 +109,5 @@ def train_first_stage(
             progress=progress,
         )
     roles = {"comments": comments, "plain": plain, "dev": dev, "dev_plain": dev_plain}
-    record_data(run, roles | {"contrasts": (contrasts,) if contrasts else ()})
+    record_data(run, roles | {"contrasts": contrasts})
     click.echo(run)

@@ -40,6 +40,7 @@ from sro_edge.training.config import ScreenerConfig
 @click.option(
     "--contrasts",
     type=READABLE,
+    multiple=True,
     help="Templates of toxic sentences and of clean ones that only look so (TOML).",
 )
 @click.option("--fluency-judge", type=PILE, help="Run of judges that says how broken a copy is.")
@@ -60,7 +61,7 @@ def train_screener(
     sentences: tuple[Path, ...],
     ordinary: tuple[Path, ...],
     max_ordinary: int,
-    contrasts: Path | None,
+    contrasts: tuple[Path, ...],
     fluency_judge: Path | None,
     max_sentences: int,
     folds: tuple[float, float],
@@ -123,10 +124,9 @@ def train_screener(
         spoken = [t for t in clean_sentences(read_plain(ordinary, column)) if in_folds(t, folds)]
         alarms = false_alarms(used, spoken, max_ordinary)
         used = used.joined(alarms, 0, FALSE_ALARMS)
-    if contrasts:
-        made = read_contrasts(contrasts)
-        for y in (0, 1):
-            used = used.joined([c.text for c in made if c.toxic == y], y, CONTRASTS)
+    made = [c for file in contrasts for c in read_contrasts(file)]
+    for y in (0, 1):
+        used = used.joined([c.text for c in made if c.toxic == y], y, CONTRASTS)
     steps = screener_steps(len(used.texts), config, sentences=bool(whole))
     shown = {n: n + " {:.3g}" for n in ("toxic", "fluent", "distill")}
     with training_progress(steps, "step", shown) as progress:
@@ -142,6 +142,6 @@ def train_screener(
             progress=progress,
         )
     roles = {"train": train, "toxic": toxic, "clean": clean, "dev": dev, "sentences": sentences}
-    roles |= {"ordinary": ordinary, "contrasts": (contrasts,) if contrasts else ()}
+    roles |= {"ordinary": ordinary, "contrasts": contrasts}
     record_data(run, roles, folds)
     click.echo(model)

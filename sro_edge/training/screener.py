@@ -252,14 +252,17 @@ def _own_fluency(base: str) -> FluentOf:
     return fluent
 
 
-def calibrate(classifier: Classifier, labelled: Labelled) -> tuple[float, float]:
+def calibrate(
+    classifier: Classifier, toxicity: torch.Tensor, labels: Sequence[int]
+) -> tuple[float, float]:
     """Fit the toxicity output's scale and offset to labels, and put them into its last layer.
 
     Platt scaling (Platt 1999): the order of texts, and so every F1, stays as it is.
 
     Args:
         classifier: changed.
-        labelled: comments that it has not learned from.
+        toxicity: what it says of N comments that it has not learned from, (N,).
+        labels: of these, 1 is toxic.
 
     Returns:
         scale and offset of the log-odds; (1, 0) where nothing is changed: the last layer is not
@@ -272,13 +275,13 @@ def calibrate(classifier: Classifier, labelled: Labelled) -> tuple[float, float]
         for m in classifier.model.modules()
         if isinstance(m, torch.nn.Linear) and m.out_features == wide and m.bias is not None
     ]
-    if not heads or not classifier.sigmoid or len(set(labelled.labels)) < 2:
+    if not heads or not classifier.sigmoid or len(set(labels)) < 2:
         return 1.0, 0.0
-    p = classifier.judge(labelled.texts).toxicity.double().clamp(1e-6, 1 - 1e-6)
-    odds, labels = torch.logit(p).numpy()[:, None], np.array(labelled.labels)
+    odds = torch.logit(toxicity.double(), eps=1e-6).numpy()[:, None]
+    ones = np.array(labels)
     # Platt's targets keep off 0 and 1, so that a classifier without errors gets no endless scale.
-    target = np.where(labels == 1, 1 - 1 / (labels.sum() + 2), 1 / ((labels == 0).sum() + 2))
-    sides = np.concatenate([np.ones_like(labels), np.zeros_like(labels)])
+    target = np.where(ones == 1, 1 - 1 / (ones.sum() + 2), 1 / ((ones == 0).sum() + 2))
+    sides = np.concatenate([np.ones_like(ones), np.zeros_like(ones)])
     counts = np.concatenate([target, 1 - target])
     fitted = LogisticRegression(C=1e6).fit(np.concatenate([odds, odds]), sides, counts)
     scale, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
@@ -299,8 +302,9 @@ def _finish(
     test: Labelled | None,
 ) -> Path:
     """Calibrate, pick the thresholds, measure, and write the model and what was found."""
-    scale, offset = calibrate(classifier, dev)
-    scores = classifier.judge(dev.texts).toxicity.numpy()
+    given = classifier.judge(dev.texts).toxicity
+    scale, offset = calibrate(classifier, given, dev.labels)
+    scores = (torch.logit(given.double()) * scale + offset).sigmoid().float().numpy()
     labels = np.array(dev.labels)
     if config.recall:
         toxicity = recall_threshold(labels, scores, config.recall)
