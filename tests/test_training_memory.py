@@ -16,7 +16,7 @@ from sro_edge.training.config import SROConfig
 from sro_edge.training.memory import bound_kernel_caches
 from sro_edge.training.packing import Group
 from sro_edge.training.policy import Policy
-from sro_edge.training.precision import multiplies_bf16
+from sro_edge.training.precision import autocast, multiplies_bf16
 from sro_edge.training.rollout import rollout
 
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
@@ -45,6 +45,19 @@ def megabytes(program: str, **variables: str) -> float:
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
     ).stdout
     return float(out)
+
+
+@pytest.mark.parametrize(
+    ("able", "bf16"), [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({}, False)]
+)
+def test_bf16_is_used_where_the_processor_multiplies_in_it(
+    able: dict[str, bool], bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    with autocast(torch.device("cpu")):
+        assert torch.is_autocast_enabled("cpu") is bf16
+    with autocast(torch.device("cpu"), not bf16):
+        assert torch.is_autocast_enabled("cpu") is not bf16
 
 
 @linux
