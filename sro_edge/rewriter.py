@@ -302,16 +302,15 @@ class Rewriter:
 
     def _try_more(self, jobs: Sequence[Job]) -> None:
         """Where every piece passes and the whole does not, look where it fails."""
+        if not jobs:
+            return
         texts = [job.assembled() for job in jobs]
-        parts = [(n, span) for n, text in enumerate(texts) for span in windows(text)]
-        toxicity = self._scores.score([span.of(texts[n]) for n, span in parts]).toxicity.tolist()
+        parts = list(dict.fromkeys(span.of(text) for text in texts for span in windows(text)))
+        toxicity = dict(zip(parts, self._scores.score(parts).toxicity.tolist(), strict=True))
         limit = self.thresholds.toxicity
-        for n, job in enumerate(jobs):
-            failing = [
-                span
-                for (owner, span), t in zip(parts, toxicity, strict=True)
-                if owner == n and not passes(t, limit)
-            ]
+        for job, text in zip(jobs, texts, strict=True):
+            found = windows(text)
+            failing = [span for span in found if not passes(toxicity[span.of(text)], limit)]
             job.try_more(failing, limit * _SUSPECT)
 
     def _means_the_same(self, found: Rewrite, job: Job) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from test_rewriter import rewriter
+from stand_ins import rewriter
 
 from sro_edge.abstention import Abstainer, load_abstainer
 from sro_edge.bundle import Bundle, Thresholds

@@ -2,119 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
+from stand_ins import WordScreener, one, rewriter
 
-from sro_edge.bundle import Bundle, Sampling, Thresholds
-from sro_edge.detoxifier import Candidate, Request
-from sro_edge.job import Rewrite
+from sro_edge.bundle import Thresholds
 from sro_edge.mild_words import Table
-from sro_edge.prompt import SMALL_TEMPLATE
 from sro_edge.rewriter import MASK, Rewriter
 from sro_edge.screener import Scores
-
-RUDE = {"idiot": 2.0, "stupid": 2.0}
-
-
-class WordScreener:
-    """Toxic where a rude word stands; 'odd' is unfluent; texts about cats mean something else.
-
-    'Harsh' is nearly toxic, 'flat' less fluent than other words, and 'blorp' no word.
-    """
-
-    def __init__(self) -> None:
-        self.calls: list[list[str]] = []
-
-    def reveal(self, text: str, expected: Collection[str] | None = None) -> str:
-        assert expected is None or "idiot" in expected
-        return text.replace("1d10t", "idiot")
-
-    def knows(self, word: str) -> bool:
-        return "blorp" not in word
-
-    def score(self, texts: Sequence[str]) -> Scores:
-        self.calls.append(list(texts))
-        rude = [any(w in self.reveal(t).lower() for w in RUDE) for t in texts]
-        embedding = [
-            (0.0, 1.0) if "cat" in t else (0.8, 0.6) if "mouse" in t.lower() else (1.0, 0.0)
-            for t in texts
-        ]
-        return Scores(
-            toxicity=np.array(
-                [
-                    0.9 if r else 0.4 if "harsh" in t else 0.1
-                    for r, t in zip(rude, texts, strict=True)
-                ],
-                np.float32,
-            ),
-            fluency=np.array(
-                [
-                    0.1
-                    if "odd" in t or t == "zz"
-                    else 0.5
-                    if t == "hm"
-                    else 0.75
-                    if "flat" in t
-                    else 0.9
-                    for t in texts
-                ],
-                np.float32,
-            ),
-            embedding=np.array(embedding, np.float32).reshape(len(texts), 2),
-        )
-
-
-class Scripted:
-    """Answers by a function of (prompt, greedy?)."""
-
-    deterministic = False
-
-    def __init__(self, answer: Callable[[str, bool], list[str]]) -> None:
-        self.answer = answer
-        self.requests: list[Request] = []
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Candidate]]]:
-        for request in requests:
-            self.requests.append(request)
-            texts = self.answer(request.prompt, request.temperature == 0)
-            yield request, [Candidate(t, len(t.split()), True) for t in texts]
-
-
-class StubBundle(Bundle):
-    mild: Table = {}  # noqa: RUF012
-
-    def lexicon(self) -> dict[str, float]:
-        return RUDE
-
-    def mild_words(self) -> Table:
-        return self.mild
-
-
-def rewriter(
-    answer: Callable[[str, bool], list[str]], mild: Table | None = None, **options: Any
-) -> Rewriter:
-    kind = type("Stub", (StubBundle,), {"mild": mild or {}})
-    bundle = kind(
-        path=Path("nowhere"),
-        name="stub",
-        version="0",
-        license="Apache-2.0",
-        prompt=SMALL_TEMPLATE,
-        thresholds=Thresholds(0.5, 0.6, 0.2),
-        sampling=Sampling(samples=4),
-        files={},
-    )
-    screener: Any = WordScreener()
-    detoxifier: Any = Scripted(answer)
-    return Rewriter(bundle, screener, detoxifier, **options)
-
-
-def one(text: str, answer: Callable[[str, bool], list[str]], **options: Any) -> Rewrite:
-    return next(rewriter(answer, **options).rewrite([text]))
 
 
 def test_one_text_is_no_list_of_texts() -> None:
@@ -249,30 +146,29 @@ class AtOddsScreener(WordScreener):
         return scores
 
 
-def in_company(answer: Callable[[str, bool], list[str]], text: str, **options: Any) -> Rewrite:
+def at_odds(answer: Callable[[str, bool], list[str]], **options: Any) -> Rewriter:
     engine = rewriter(answer, **options)
     engine.screener = AtOddsScreener()  # type: ignore[assignment]
-    return next(engine.rewrite([text]))
+    return engine
 
 
 def test_milder_words_of_one_sentence_may_be_less_similar_where_the_comment_is_not() -> None:
     mild: Table = {("idiot",): [("mouse",)]}
     text, answers = "It is late. Idiot!", lambda p, greedy: ["a cat"]
-    found = in_company(answers, text, mild=mild, delete=False)
+    found = next(at_odds(answers, mild=mild, delete=False).rewrite([text]))
     assert (found.text, found.engine) == ("It is late. Mouse!", "substitute")
 
 
 def test_what_passes_alone_and_not_in_company_is_not_taken_again() -> None:
     answers = lambda p, greedy: ["you fool"] if greedy else ["you fool", "you man"]  # noqa: E731
-    found = in_company(answers, "It is late. you idiot", delete=False)
+    found = next(at_odds(answers, delete=False).rewrite(["It is late. you idiot"]))
     assert (found.text, found.engine, found.attempts) == ("It is late. you man", "sample", 2)
 
 
 def test_a_sentence_that_is_toxic_in_company_is_looked_for_where_the_comment_fails() -> None:
     far = "That was long ago, my friend, and nobody cares. " * 12
     text = f"Idiot. {far}It is late. The fool knows."
-    engine = rewriter(lambda p, greedy: ["The man knows."] if "fool" in p else ["Well."])
-    engine.screener = AtOddsScreener()  # type: ignore[assignment]
+    engine = at_odds(lambda p, greedy: ["The man knows."] if "fool" in p else ["Well."])
     found = next(engine.rewrite([text]))
     assert found.text == f"Well. {far}It is late. The man knows."
     asked = [r.prompt for r in engine.detoxifier.requests]  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import torch
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the processor itself multiplies in bf16.
 
-    Where that is emulated, fp32 is faster: 45 times, on a CPU with AVX2.
+    Where that is emulated, fp32 is faster: a product 45 times, on a CPU with AVX2 alone.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
