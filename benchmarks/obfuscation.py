@@ -137,12 +137,41 @@ def reversed_override(word: str, rng: random.Random) -> str:
     return f"\u202e{word[::-1]}\u202c"
 
 
+def star(word: str, rng: random.Random) -> str:
+    """A star for one vowel."""
+    return _mask(word, "*", rng)
+
+
+def dash(word: str, rng: random.Random) -> str:
+    """A dash for one vowel."""
+    return _mask(word, "-", rng)
+
+
+def emoji_letter(word: str, rng: random.Random) -> str:
+    """An emoji for one vowel."""
+    return _mask(word, rng.choice("🌟❤💩🔥"), rng)
+
+
+def stars(word: str, rng: random.Random) -> str:
+    """Stars for all but the first letter and the last."""
+    return word[0] + "*" * (len(word) - 2) + word[-1] if len(word) > 3 else word
+
+
+def _mask(word: str, sign: str, rng: random.Random) -> str:
+    """A sign for a vowel that neither begins nor ends the word."""
+    places = [i for i, c in enumerate(word) if c.lower() in "aeiou" and 0 < i < len(word) - 1]
+    if not places:
+        return word
+    i = rng.choice(places)
+    return word[:i] + sign + word[i + 1 :]
+
+
 DISGUISES: dict[str, Disguise] = {
     f.__name__.replace("_", " "): f
     for f in (
         leet, leet_vowels, cyrillic, one_homoglyph, greek, zero_width, zero_width_flood, combining,
         spaces, flat_spaces, dots, stretch, fullwidth, mathematical, circled, references,
-        reversed_override,
+        reversed_override, star, dash, emoji_letter, stars,
     )
 }  # fmt: skip
 

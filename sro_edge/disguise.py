@@ -3,12 +3,12 @@
     zero-width and other invisible characters, right-to-left overrides, character references
     fullwidth, circled, mathematical and small-capital letters, floods of combining marks
     letters of other scripts inside a Latin word (Unicode TR39)
-    spaced-out letters, leetspeak, stretched letters
+    spaced-out letters, leetspeak, stretched letters; masked and respelt words (:mod:`.masks`)
 
-Nothing is guessed from a list of insults. A word is read another way only where the vocabulary of
-the screener's tokenizer says that the other reading is the likelier text, so "mp3" stays and
-"h3llo" does not. Words of other scripts stay unless they mix with Latin letters, or all letters of
-the text are drawn like Latin ones. Every step is linear in the length of the text.
+Masks apart, nothing is guessed from a list of insults. A word is read another way only where the
+vocabulary of the screener's tokenizer says that the other reading is the likelier text, so "mp3"
+stays and "h3llo" does not. Words of other scripts stay unless they mix with Latin letters, or all
+letters of the text are drawn like Latin ones. Every step is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
 from sro_edge.confusables import HOMOGLYPHS, LOOKALIKES
+from sro_edge.masks import Unmasker
 from sro_edge.segments import Span, protected_spans
 
 _REFERENCE = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|shy|zwn?j|[lr]rm|zerowidthspace);", re.I)
@@ -108,6 +109,11 @@ class Vocabulary:
         """Whether a word in lower case is a token of its own, or there are too few to tell."""
         return word in self._first or len(self._first) < self._ENOUGH
 
+    def commonest(self, words: Iterable[str]) -> str | None:
+        """The word of these in lower case whose token is the commonest; None if none is one."""
+        known = [word for word in words if word in self._first]
+        return min(known, key=self._first.__getitem__, default=None)
+
     def cost(self, word: str) -> float:
         """Cost of ``word`` as one word."""
         return self._cut(self._normalise(word).lower(), spaces=False)[0]
@@ -147,6 +153,7 @@ class Deobfuscator:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
+        self._unmasker = Unmasker(vocabulary.commonest)
         self._token = lru_cache(maxsize=8192)(self._read_token)
 
     def reveal(self, text: str, expected: Collection[str] | None = None) -> str:
@@ -173,16 +180,24 @@ class Deobfuscator:
             english = _is_latin_text(plain)
             plain = _FOREIGN.sub(lambda m: self._one_script(m[0], english), plain)
         plain = _SPACED.sub(self._join, plain)
-        # Few texts have a token with another reading; what is protected matters only there.
-        if any(self._read(m, expected) != m[0] for m in _TOKEN.finditer(plain)):
-            kept = protected_spans(plain, Span(0, len(plain)))
-            out, end = [], 0
-            for span in [*kept, Span(len(plain), len(plain))]:
-                part = _TOKEN.sub(lambda m: self._read(m, expected), plain[end : span.start])
-                out += [part, span.of(plain)]
-                end = span.end
-            plain = "".join(out)
+        plain = self._in_words(plain, lambda part: self._plainly(part, expected))
         return text if plain == text else plain
+
+    def _plainly(self, text: str, expected: Collection[str] | None) -> str:
+        unmasked = self._unmasker.unmask(text)
+        return _TOKEN.sub(lambda m: self._read(m, expected), unmasked)
+
+    @staticmethod
+    def _in_words(text: str, change: Callable[[str], str]) -> str:
+        """``text`` with what is not protected changed."""
+        if change(text) == text:  # so in most texts; what is protected matters only in the others
+            return text
+        out, end = [], 0
+        kept = [s for s in protected_spans(text, Span(0, len(text))) if not _is_letter(text, s)]
+        for span in [*kept, Span(len(text), len(text))]:
+            out += [change(text[end : span.start]), span.of(text)]
+            end = span.end
+        return "".join(out)
 
     def _unhide(self, match: re.Match[str]) -> str:
         """A word without its invisible characters, which may also have been its spaces."""
@@ -249,6 +264,11 @@ def _letter_of(reference: re.Match[str]) -> str:
     """The letter, digit or invisible character that an HTML reference hides; other ones stay."""
     char = html.unescape(reference.group())
     return char if char.isalnum() or _UNSEEN.fullmatch(char) else reference.group()
+
+
+def _is_letter(text: str, span: Span) -> bool:
+    """Whether what stands there, an emoji, is part of a word."""
+    return text[: span.start][-1:].isalpha() and text[span.end : span.end + 1].isalpha()
 
 
 def _stretched(token: str) -> bool:

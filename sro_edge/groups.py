@@ -30,6 +30,7 @@ aboriginal maori immigrant migrant refugee foreigner minority/minorities disable
 blind elderly intersex nonbinary
 """.split()
 _NAME_OF = {form: forms[0] for forms in (n.split("/") for n in _NAMES) for form in forms}
+NAMES = frozenset(form + end for form in _NAME_OF for end in ("", "s"))
 _PEOPLE = frozenset(
     "people person persons folk folks man men woman women guy guys boy boys girl girls kid kids"
     " child children lady ladies dude dudes human humans individual individuals".split()
