@@ -225,6 +225,7 @@ def _describe(
         origin=origin,
         thresholds=fields["thresholds"],
         notes=config.notes,
+        mild=config.mild is not None,
     )
     (folder / "README.md").write_text(card, "utf-8")
     write_manifest(folder, fields)

@@ -70,6 +70,9 @@ _ABSTAINS = """\
 _MILD = """\
 | `mild_words.tsv` | toxic phrases with milder ones, written by hand, to put in their place |
 """
+_MILD_TOO = """
+Beside the rewriter, `mild_words.tsv` says what may stand in the place of toxic words and phrases.
+"""
 _ASSEMBLED = """\
 It was assembled of two models that were trained elsewhere. They were opened and asked once; how
 good they are together was not measured, and that the files are what was trained is not proven.
@@ -83,7 +86,7 @@ good they are together was not measured, and that the files are what was trained
 
 `screener/`. Its thresholds fit no measurement: choose them on comments of your own.
 
-{thresholds}
+{thresholds}{mild}
 """
 _TAIL = """\
 ## Licence
@@ -185,6 +188,7 @@ def assembled_card(
     origin: dict[str, Any],
     thresholds: dict[str, Any],
     notes: str = "",
+    mild: bool = False,
 ) -> str:
     """Markdown text of ``README.md`` for a bundle of models from elsewhere.
 
@@ -195,8 +199,11 @@ def assembled_card(
         origin: the general metadata of the GGUF.
         thresholds: what a rewrite must reach.
         notes: Markdown put at the end.
+        mild: whether there is a table of milder words.
     """
-    middle = _ASSEMBLED.format(origin=settings(origin), thresholds=settings(thresholds))
+    middle = _ASSEMBLED.format(
+        origin=settings(origin), thresholds=settings(thresholds), mild=_MILD_TOO if mild else ""
+    )
     return _card(name, version, license, middle, notes)
 
 

@@ -97,6 +97,7 @@ def test_rewrite_works_with_an_assembled_bundle(
     card = (out / "README.md").read_text()
     assert "license: mit" in card
     assert "not proven" in card
+    assert "`mild_words.tsv` says" in card
     pq.write_table(pa.table({"text": ["you idiot", "good"]}), tmp_path / "in.parquet")
     run("rewrite", tmp_path / "in.parquet", "--bundle", out, "--threads", 1, "--device", "cpu")
     table = pq.read_table(tmp_path / "in.detox.parquet")
