@@ -42,7 +42,7 @@ _RESPELT = {
     "fucked": "fcked fuked fukked",
     "fucker": "fcker fuker fvcker fukker",
     "fuckers": "fckers fukers fukkers",
-    "fucking": "fcking fuking fukin fukking fvcking fcuking phucking fkn fkin fking fookin fooking fxcking",
+    "fucking": "fcking fuking fukin fukking fvcking fcuking phucking fkn fkin fking fookin fxcking",
     "motherfucker": "mofo muthafucka muthafucker mothafucka mothafucker mutherfucker mfer",
     "motherfuckers": "mofos muthafuckas mothafuckas mfers",
     "shit": "shyt shiit",
@@ -65,7 +65,14 @@ _RESPELT = {
     "get the fuck out": "gtfo",
     "kill yourself": "kys",
 }
+_PHRASES = {
+    "what the f": "what the fuck", "who the f": "who the fuck", "why the f": "why the fuck",
+    "how the f": "how the fuck", "the f up": "the fuck up", "the f out": "the fuck out",
+    "f off": "fuck off", "f you": "fuck you", "f u": "fuck you", "f yourself": "fuck yourself",
+    "piece of s": "piece of shit", "son of a b": "son of a bitch",
+}  # fmt: skip
 _MEANT = {spelling: word for word, found in _RESPELT.items() for spelling in found.split()}
+_MEANT |= _PHRASES
 _KNOWN = frozenset(_STRONG + _OTHERS)
 
 _SOFT = "?_-"  # also stand between words

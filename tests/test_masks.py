@@ -34,6 +34,7 @@ def unmask(text: str) -> str:
         ("M*slims, J🌟ws and g🌟y men", "Muslims, Jews and gay men"),
         ("**bold** f*** you", "**bold** fuck you"),
         ("FCK you, stfu", "FUCK you, shut the fuck up"),
+        ("F off! What the f is it?", "Fuck off! What the fuck is it?"),
     ],
 )
 def test_masked_words_are_read(text: str, meant: str) -> None:
@@ -54,6 +55,7 @@ def test_masked_words_are_read(text: str, meant: str) -> None:
         "f*qxzk and q***",
         "a/fck/b, #stfu, @fvck, fck-you.com",
         "****",
+        "f off-axis is the f/stop, f(x) and the f-word",
     ],
 )
 def test_what_is_no_mask_stays(text: str) -> None:
