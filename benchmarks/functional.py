@@ -13,11 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sro_edge.signs import EMOJI
 from sro_edge.training.contrasts import SLOT
 
 CONTRASTS = Path(__file__).parent.parent / "recipes/contrasts.toml"
-_SIGNS = re.compile(rf"[{EMOJI}][{EMOJI}\u200d\ufe0f\s]*")
 _WORDS = re.compile(r"[^\W_]+")
 _ANYBODY = r"(?:[^\W_]+ ?){1,4}"  # of whom it is said: other groups than the file's are no news
 
@@ -38,7 +36,7 @@ def _pattern(template: str, slots: dict[str, list[str]]) -> str:
     """A regular expression for what a template makes, case and punctuation aside."""
     parts = SLOT.split(template)
     for i in range(1, len(parts), 2):
-        people = parts[i] in ("group", "one", "kin", "emoji_group")
+        people = parts[i] in ("group", "one", "kin")
         parts[i] = _ANYBODY if people else f"(?:{'|'.join(map(_plain, slots[parts[i]]))})"
     for i in range(0, len(parts), 2):
         parts[i] = _plain(parts[i])
@@ -46,5 +44,4 @@ def _pattern(template: str, slots: dict[str, list[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    text = _SIGNS.sub(" emoji ", text)  # nor are other emoji
     return " ".join(_WORDS.findall(text.lower().replace("'", "")))

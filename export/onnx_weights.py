@@ -30,6 +30,9 @@ from sro_edge.export.quiet import quiet
 WEIGHTS = ("small", "fp32", "fp16", "int8")
 INT16_LIMIT = 32_767
 _LARGEST_BYTE = 255
+_STEPS = (127, 123, 121, 118)  # to a row's largest element: the first that is no earlier rounding
+_UNRELATED = 0.245  # mean distance to the next step, of .25 where steps and weights are unrelated
+_STORED_BEFORE = 1e-3  # largest distance of a matrix that was stored so before
 _SMALLEST_STORED = 4096  # elements; below, fp32 costs nothing
 # Sums over many tokens or dimensions, and what comes after them, stay in fp32.
 _KEPT_FP32 = ("ReduceSum", "ReduceL2", "Sigmoid", "Range")
@@ -188,11 +191,22 @@ def to_int8(
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Steps (R, C) and their scale: (R, 1) for ``axis`` 1, (1, C) for ``axis`` 0.
 
-    Steps times scale differ from ``matrix`` by at most half a scale.
+    Steps times scale differ from ``matrix`` by at most half a scale. A matrix that training moved
+    by less than a step since it was last stored would be rounded back to where it was, and lose
+    what it learned: its steps are made somewhat larger, so that they lie elsewhere.
     """
-    scale = np.abs(matrix).max(axis=axis, keepdims=True) / np.float32(127)
-    scale[scale == 0] = 1
-    return np.rint(matrix / scale).astype(np.int8), scale
+    largest = np.abs(matrix).max(axis=axis, keepdims=True)
+    largest[largest == 0] = 1
+    found = None
+    for count in _STEPS:
+        scale = largest / np.float32(count)
+        steps = np.rint(matrix / scale)
+        rest = np.abs(matrix / scale - steps)
+        if rest.max() < _STORED_BEFORE:
+            return steps.astype(np.int8), scale
+        if found is None and rest.mean() > _UNRELATED:
+            found = steps.astype(np.int8), scale
+    return found or (steps.astype(np.int8), scale)
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

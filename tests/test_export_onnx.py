@@ -322,6 +322,19 @@ def test_rounding_keeps_within_half_a_step_and_is_idempotent() -> None:
     np.testing.assert_array_equal(steps, again)
 
 
+def test_what_a_stored_matrix_learned_since_is_not_rounded_away() -> None:
+    rng = np.random.default_rng(0)
+    steps, scale = to_int8(rng.normal(size=(64, 384)).astype(np.float32), axis=1)
+    before = steps * scale
+    learned = (rng.choice([-0.2, 0.2], size=before.shape) * scale).astype(np.float32)
+    learned[np.arange(64), np.abs(before).argmax(axis=1)] = 0  # the largest give the steps
+    steps, scale = to_int8(before + learned, axis=1)
+    kept = float(((steps * scale - before) * learned).sum() / (learned * learned).sum())
+    assert kept == pytest.approx(1, abs=0.1)
+    again, _ = to_int8(steps * scale, axis=1)
+    np.testing.assert_array_equal(steps, again)
+
+
 def test_multi_label_is_read_from_the_config() -> None:
     assert is_multi_label(transformers.BertConfig(problem_type="multi_label_classification"))
     assert not is_multi_label(transformers.BertConfig(num_labels=2))
