@@ -84,7 +84,7 @@ _RUNS = re.compile(rf"((?:{_MASK}|&)+)")
 _ONE = re.compile(rf"{_MASK}|&")
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?![\s*])[^*\n]*[^*\s]\1(?![\w*])")
 _ANY_SPELLING = "|".join(sorted(_MEANT, reverse=True))
-_SPELT = re.compile(rf"(?<![\w*@#/.'’-])(?:{_ANY_SPELLING})(?![\w*/'’-])", re.I)
+_SPELT = re.compile(rf"(?<![\w*@#/.'’-])(?:{_ANY_SPELLING})(?![\w*@#$%&/'’-])", re.I)
 _LONGEST = 48  # characters of a token that is read
 
 
@@ -117,7 +117,11 @@ class Unmasker:
             hard = emoji or not any(mark in token for mark in _SOFT)
             if inside and hard and known in _KNOWN:
                 word = known  # one letter too many: "f*uck"
-            word = word or _fitting(letters, [(n, n) for n in sizes], known, hard)
+            # Different marks stand for any number of letters: "f@#%k".
+            least = [
+                1 if len(set(run)) > 1 else n for run, n in zip(parts[1::2], sizes, strict=True)
+            ]
+            word = word or _fitting(letters, list(zip(least, sizes, strict=True)), known, hard)
             if not word and inside and hard and len(known) > 2:  # "f*ing"
                 word = _fitting(letters, [(1, n + 2) for n in sizes], known, False)
             star = emoji or set("".join(parts[1::2])) == {"*"}

@@ -28,6 +28,7 @@ def unmask(text: str) -> str:
         ("id*ot, m*ron, r*t*rd", "idiot, moron, retard"),
         ("f*uck, nig*ger", "fuck, nigger"),
         ("f*%#, sh#t, b@stard, a$$hole, f%ck", "fuck, shit, bastard, asshole, fuck"),
+        ("what the F@#%k, s#@$t", "what the Fuck, shit"),
         ("f_ck f-ck f--k f?ck", "fuck fuck fuck fuck"),
         ("sh🌟t, f❤️g, n💩gger", "shit, fag, nigger"),
         ("l🌟ve, st*r, wh*tever", "love, star, whatever"),
