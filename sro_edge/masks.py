@@ -17,8 +17,8 @@ from sro_edge.signs import EMOJI
 
 # Curses and slurs: nothing but a mask stands in such a word.
 _STRONG = """
-fuck shit bitch ass cunt dick pussy cock whore slut nigger nigga fag faggot bastard damn fucking
-fucked fucker fucks fuckin fuckers fuckface fuckhead fuckwit motherfuck motherfucker motherfuckers
+fuck shit bitch ass cunt dick pussy cock whore slut nigger nigga bastard damn fucking fucked fucker
+fag faggot fucks fuckin fuckers fuckface fuckhead fuckwit motherfuck motherfucker motherfuckers
 motherfucking motherfuckin clusterfuck shits shitty shitting shithead shitheads shithole shitstorm
 bullshit bullshitter bullshitting dipshit horseshit batshit bitches bitchy bitching bitchass asses
 asshole assholes asshat asshats jackass jackasses dumbass dumbasses smartass fatass badass arse
@@ -27,7 +27,7 @@ cocksucking whores whoring sluts slutty niggers niggas fags faggots faggy retard
 bastards piss pissed pissing tits titties twat twats wank wanker wankers wanking prick pricks
 dyke dykes tranny trannies shemale shemales kike kikes spic spics chink chinks gook gooks
 coons paki pakis raghead ragheads wetback wetbacks beaner beaners cumming cumshot goddamn goddamned
-dammit douche douchebag douchebags scumbag scumbags jizz dildo bollocks bugger mong mongs
+dammit douche douchebag douchebags scumbag scumbags jizz dildo bollocks bugger
 """.split()
 # Other words that people mask, where at least two letters of them are left.
 _OTHERS = """
@@ -109,34 +109,35 @@ class Unmasker:
     def _read(self, token: str) -> str:
         """The word that ``token`` masks; itself where there is none."""
         parts = _RUNS.split(token)
-        letters = [part.lower() for part in parts[::2]]
-        sizes = [len(_ONE.findall(run)) for run in parts[1::2]]
+        letters, hidden = [part.lower() for part in parts[::2]], list(map(_hidden, parts[1::2]))
         known, inside, emoji = "".join(letters), parts[-1] != "", not token.isascii()
-        word = None
-        if (3 if emoji or not inside else 4) <= len(known) + sum(sizes) <= _LONGEST:
-            hard = emoji or not any(mark in token for mark in _SOFT)
-            if inside and hard and known in _KNOWN:
-                word = known  # one letter too many: "f*uck"
-            # Different marks stand for any number of letters: "f@#%k".
-            least = [
-                1 if len(set(run)) > 1 else n for run, n in zip(parts[1::2], sizes, strict=True)
-            ]
-            word = word or _fitting(letters, list(zip(least, sizes, strict=True)), known, hard)
-            if not word and inside and hard and len(known) > 2:  # "f*ing"
-                word = _fitting(letters, [(1, n + 2) for n in sizes], known, False)
-            star = emoji or set("".join(parts[1::2])) == {"*"}
-            if not word and inside and star and sizes == [1] and len(known) > 1:
-                words = [letters[0] + between + letters[1] for between in ascii_lowercase]
-                word = next((w for w in words if w in NAMES), None) or self._commonest(words)
+        if not (3 if emoji or not inside else 4) <= len(token) <= _LONGEST:
+            return token
+        hard = emoji or not any(mark in token for mark in _SOFT)
+        word = known if inside and hard and known in _KNOWN else None  # one too many: "f*uck"
+        word = word or _fitting(letters, hidden, known, hard)
+        if not word and inside and hard and len(known) > 2:  # "f*ing"
+            word = _fitting(letters, [(1, most + 2) for _, most in hidden], known, False)
+        star = emoji or set("".join(parts[1::2])) == {"*"}
+        if not word and inside and star and hidden == [(1, 1)] and len(known) > 1:
+            words = [letters[0] + between + letters[1] for between in ascii_lowercase]
+            word = next((w for w in words if w in NAMES), None) or self._commonest(words)
         return _in_case_of("".join(parts[::2]), word) if word else token
 
 
+def _hidden(run: str) -> tuple[int, int]:
+    """How many letters a run of marks hides, at least and at most: one each, but different marks
+    ("f@#%k") hide any number."""
+    count = len(_ONE.findall(run))
+    return (1, count + 1) if len(set(run) - {"\ufe0f"}) > 1 else (count, count)
+
+
 def _fitting(
-    letters: Sequence[str], sizes: Sequence[tuple[int, int]], known: str, hard: bool
+    letters: Sequence[str], hidden: Sequence[tuple[int, int]], known: str, hard: bool
 ) -> str | None:
     """The first word of these letters with so many, at least and at most, between them."""
-    hidden = [f"[a-z]{{{least},{most}}}" for least, most in sizes]
-    fits = re.compile("".join(map("".join, zip(letters, [*hidden, ""], strict=True)))).fullmatch
+    gaps = [f"[a-z]{{{least},{most}}}" for least, most in hidden]
+    fits = re.compile("".join(map("".join, zip(letters, [*gaps, ""], strict=True)))).fullmatch
     words = [*_STRONG, *_OTHERS] if hard and len(known) > 1 else _STRONG
     return next((word for word in words if fits(word)), None)
 
