@@ -197,16 +197,16 @@ def to_int8(
     """
     largest = np.abs(matrix).max(axis=axis, keepdims=True)
     largest[largest == 0] = 1
-    found = None
+    tried = []
     for count in _STEPS:
         scale = largest / np.float32(count)
         steps = np.rint(matrix / scale)
         rest = np.abs(matrix / scale - steps)
         if rest.max() < _STORED_BEFORE:
             return steps.astype(np.int8), scale
-        if found is None and rest.mean() > _UNRELATED:
-            found = steps.astype(np.int8), scale
-    return found or (steps.astype(np.int8), scale)
+        tried.append((float(rest.mean()), steps.astype(np.int8), scale))
+    _, steps, scale = next((t for t in tried if t[0] > _UNRELATED), tried[0])
+    return steps, scale
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
