@@ -3,7 +3,7 @@
     zero-width and other invisible characters, right-to-left overrides, character references
     fullwidth, circled, mathematical and small-capital letters, floods of combining marks
     letters of other scripts inside a Latin word (Unicode TR39)
-    spaced-out letters, leetspeak, stretched letters; masked and respelt words (:mod:`.masks`)
+    spaced-out letters, leetspeak, stretched letters; masked and respelt words (`masks`)
 
 Masks apart, nothing is guessed from a list of insults. A word is read another way only where the
 vocabulary of the screener's tokenizer says that the other reading is the likelier text, so "mp3"
