@@ -268,7 +268,8 @@ def _letter_of(reference: re.Match[str]) -> str:
 
 def _is_letter(text: str, span: Span) -> bool:
     """Whether what stands there, an emoji, is part of a word."""
-    return text[: span.start][-1:].isalpha() and text[span.end : span.end + 1].isalpha()
+    before = text[max(0, span.start - 1) : span.start]
+    return before.isalpha() and text[span.end : span.end + 1].isalpha()
 
 
 def _stretched(token: str) -> bool:

@@ -122,7 +122,7 @@ def test_plain_words_are_never_read_another_way(words: list[str]) -> None:
 # fmt: off
 UNITS = ["x", "a b ", "1 a ", "\u200b", "a\u200b", "a\u0301", "a!", "!", "7", "a1", "id1ot ", "&#",
          "а", "аb", "\u202e", "😀\u200d", "\U0001f1e6", " ", "a_", ".", "a. ", "aaa ", "@", "a.",
-         "a@", "www.", "ⓐ"]
+         "a@", "www.", "ⓐ", "f*", "*a ", "sh🌟t ", "f*ck ", "fck ", "a-", "f@#"]
 # fmt: on
 
 
