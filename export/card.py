@@ -81,12 +81,12 @@ good they are together was not measured, and that the files are what was trained
 
 `detoxifier.gguf` says of itself:
 
-{origin}
+{origin}{mild}
 ## The screener
 
 `screener/`. Its thresholds fit no measurement: choose them on comments of your own.
 
-{thresholds}{mild}
+{thresholds}
 """
 _TAIL = """\
 ## Licence
