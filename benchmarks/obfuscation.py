@@ -67,10 +67,7 @@ def greek(word: str, rng: random.Random) -> str:
 def one_homoglyph(word: str, rng: random.Random) -> str:
     """One letter of each word by its Cyrillic twin."""
     places = [i for i, c in enumerate(word) if c in _CYRILLIC]
-    if not places:
-        return word
-    i = rng.choice(places)
-    return word[:i] + _CYRILLIC[word[i]] + word[i + 1 :]
+    return _one_letter(word, places, lambda c: _CYRILLIC[c], rng)
 
 
 def zero_width(word: str, rng: random.Random) -> str:
@@ -105,11 +102,8 @@ def dots(word: str, rng: random.Random) -> str:
 
 def stretch(word: str, rng: random.Random) -> str:
     """A vowel of each word five times."""
-    places = [i for i, c in enumerate(word) if c.lower() in "aeiou"]
-    if len(word) < 3 or not places:
-        return word
-    i = rng.choice(places)
-    return word[:i] + 5 * word[i] + word[i + 1 :]
+    places = [i for i, c in enumerate(word) if c.lower() in "aeiou" and len(word) > 2]
+    return _one_letter(word, places, lambda c: 5 * c, rng)
 
 
 def fullwidth(word: str, rng: random.Random) -> str:
@@ -160,10 +154,17 @@ def stars(word: str, rng: random.Random) -> str:
 def _mask(word: str, sign: str, rng: random.Random) -> str:
     """A sign for a vowel that neither begins nor ends the word."""
     places = [i for i, c in enumerate(word) if c.lower() in "aeiou" and 0 < i < len(word) - 1]
+    return _one_letter(word, places, lambda c: sign, rng)
+
+
+def _one_letter(
+    word: str, places: Sequence[int], change: Callable[[str], str], rng: random.Random
+) -> str:
+    """``word`` with the letter at one of ``places``, if there are any, changed."""
     if not places:
         return word
     i = rng.choice(places)
-    return word[:i] + sign + word[i + 1 :]
+    return word[:i] + change(word[i]) + word[i + 1 :]
 
 
 DISGUISES: dict[str, Disguise] = {

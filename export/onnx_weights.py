@@ -200,8 +200,9 @@ def to_int8(
     tried = []
     for count in _STEPS:
         scale = largest / np.float32(count)
-        steps = np.rint(matrix / scale)
-        rest = np.abs(matrix / scale - steps)
+        exact = matrix / scale
+        steps = np.rint(exact)
+        rest = np.abs(exact - steps)
         if rest.max() < _STORED_BEFORE:
             return steps.astype(np.int8), scale
         tried.append((float(rest.mean()), steps.astype(np.int8), scale))

@@ -180,22 +180,21 @@ class Deobfuscator:
             english = _is_latin_text(plain)
             plain = _FOREIGN.sub(lambda m: self._one_script(m[0], english), plain)
         plain = _SPACED.sub(self._join, plain)
-        plain = self._in_words(plain, lambda part: self._plainly(part, expected))
+        plain = self._in_words(plain, expected)
         return text if plain == text else plain
 
-    def _plainly(self, text: str, expected: Collection[str] | None) -> str:
-        unmasked = self._unmasker.unmask(text)
-        return _TOKEN.sub(lambda m: self._read(m, expected), unmasked)
+    def _in_words(self, text: str, expected: Collection[str] | None) -> str:
+        """``text`` without masks, leetspeak and stretched letters, but in what is protected."""
 
-    @staticmethod
-    def _in_words(text: str, change: Callable[[str], str]) -> str:
-        """``text`` with what is not protected changed."""
-        if change(text) == text:  # so in most texts; what is protected matters only in the others
+        def meant(part: str) -> str:
+            return _TOKEN.sub(lambda m: self._read(m, expected), self._unmasker.unmask(part))
+
+        if meant(text) == text:  # so in most texts; what is protected matters only in the others
             return text
         out, end = [], 0
         kept = [s for s in protected_spans(text, Span(0, len(text))) if not _is_letter(text, s)]
         for span in [*kept, Span(len(text), len(text))]:
-            out += [change(text[end : span.start]), span.of(text)]
+            out += [meant(text[end : span.start]), span.of(text)]
             end = span.end
         return "".join(out)
 

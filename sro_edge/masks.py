@@ -73,7 +73,7 @@ _PHRASES = {
 }  # fmt: skip
 _MEANT = {spelling: word for word, found in _RESPELT.items() for spelling in found.split()}
 _MEANT |= _PHRASES
-_KNOWN = frozenset(_STRONG + _OTHERS)
+_ALL = _STRONG + _OTHERS
 
 _SOFT = "?_-"  # also stand between words
 _MASK = rf"[*#%@${_SOFT}]|[{EMOJI}]\ufe0f?"
@@ -114,10 +114,10 @@ class Unmasker:
         if not (3 if emoji or not inside else 4) <= len(token) <= _LONGEST:
             return token
         hard = emoji or not any(mark in token for mark in _SOFT)
-        word = known if inside and hard and known in _KNOWN else None  # one too many: "f*uck"
-        word = word or _fitting(letters, hidden, known, hard)
+        word = known if inside and hard and known in _ALL else None  # one too many: "f*uck"
+        word = word or _fitting(letters, hidden, _ALL if hard and len(known) > 1 else _STRONG)
         if not word and inside and hard and len(known) > 2:  # "f*ing"
-            word = _fitting(letters, [(1, most + 2) for _, most in hidden], known, False)
+            word = _fitting(letters, [(1, most + 2) for _, most in hidden], _STRONG)
         star = emoji or set("".join(parts[1::2])) == {"*"}
         if not word and inside and star and hidden == [(1, 1)] and len(known) > 1:
             words = [letters[0] + between + letters[1] for between in ascii_lowercase]
@@ -133,12 +133,11 @@ def _hidden(run: str) -> tuple[int, int]:
 
 
 def _fitting(
-    letters: Sequence[str], hidden: Sequence[tuple[int, int]], known: str, hard: bool
+    letters: Sequence[str], hidden: Sequence[tuple[int, int]], words: Sequence[str]
 ) -> str | None:
-    """The first word of these letters with so many, at least and at most, between them."""
+    """The first of ``words`` that has these letters and so many, at least and at most, between."""
     gaps = [f"[a-z]{{{least},{most}}}" for least, most in hidden]
     fits = re.compile("".join(map("".join, zip(letters, [*gaps, ""], strict=True)))).fullmatch
-    words = [*_STRONG, *_OTHERS] if hard and len(known) > 1 else _STRONG
     return next((word for word in words if fits(word)), None)
 
 
