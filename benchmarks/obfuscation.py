@@ -5,6 +5,7 @@
 
 The test file has the columns `text` and `label` (1 = toxic). Each disguise is put on every word of
 the comment ("all") and, where the comment has one, on the words of the word list alone ("insults").
+Words are run together up to four at a time, insults with the word before and behind them.
 "Raw" is the same screener without its second reading; a comment is caught when it or its second
 reading is, as the screener takes the higher score. Clean are the comments of the test file that are
 labelled so, and a sample of the dump. With --cascade all of them also meet the screener behind its
@@ -185,6 +186,27 @@ def mixed(word: str, rng: random.Random) -> str:
 DISGUISES["mixed"] = mixed
 
 
+def run_together(phrase: str) -> str:
+    """Words as one: "whatanidiot"."""
+    return phrase.replace(" ", "").lower()
+
+
+def hashtag(phrase: str) -> str:
+    """Words as one, each capitalised: "#WhatAnIdiot"."""
+    return "#" + "".join(word.capitalize() for word in phrase.split())
+
+
+JOINS: dict[str, Callable[[str], str]] = {"run together": run_together, "hashtag": hashtag}
+
+
+def joined(text: str, how: Callable[[str], str], words: frozenset[str] | None) -> str:
+    """``text`` with its phrases, or only those around ``words``, as one word each."""
+    phrase = r"[A-Za-z]+(?: [A-Za-z]+){1,3}"
+    if words is not None:
+        phrase = rf"(?:\b[A-Za-z]+ )?\b(?:{'|'.join(sorted(words))})\b(?: [A-Za-z]+\b)?"
+    return re.sub(phrase, lambda m: how(m[0]) if " " in m[0] else m[0], text, flags=re.IGNORECASE)
+
+
 def disguised(text: str, how: Disguise, words: frozenset[str] | None, seed: int) -> str:
     """``text`` with its words, or only those of ``words``, disguised."""
     rng = random.Random(seed)
@@ -246,6 +268,10 @@ def main() -> None:
     for name, how in DISGUISES.items():
         everything = [disguised(t, how, None, i) for i, t in enumerate(toxic)]
         only = [disguised(t, how, words, i) for i, t in enumerate(insults)]
+        table[name] = screens.shares("all", everything) | screens.shares("insults", only)
+    for name, join in JOINS.items():
+        everything = [joined(t, join, None) for t in toxic]
+        only = [joined(t, join, words) for t in insults]
         table[name] = screens.shares("all", everything) | screens.shares("insults", only)
     disguises = {"caught": screens.found, "lost": screens.lost}
     dump = pq.read_table(options.dump, columns=["text"])["text"].to_pylist()

@@ -109,8 +109,9 @@ def train_screener(
         read_plain,
         read_texts,
     )
-    from sro_edge.training.screener import fluency_sentences, screener_steps
+    from sro_edge.training.screener import screener_steps
     from sro_edge.training.screener import train_screener as fit
+    from sro_edge.training.screener_rows import fluency_sentences
 
     labelled = read_labelled(train, column, label=label)
     piles = [(read_texts(f, column), y) for f, y in ((toxic, 1), (clean, 0))]

@@ -3,12 +3,13 @@
     zero-width and other invisible characters, right-to-left overrides, character references
     fullwidth, circled, mathematical and small-capital letters, floods of combining marks
     letters of other scripts inside a Latin word (Unicode TR39)
-    spaced-out letters, leetspeak, stretched letters; masked and respelt words (`masks`)
+    spaced-out letters, leetspeak, stretched letters; masked and respelt words (`masks`); words run
+    together (`joined`)
 
-Masks apart, nothing is guessed from a list of insults. A word is read another way only where the
-vocabulary of the screener's tokenizer says that the other reading is the likelier text, so "mp3"
-stays and "h3llo" does not. Words of other scripts stay unless they mix with Latin letters, or all
-letters of the text are drawn like Latin ones. Every step is linear in the length of the text.
+These two apart, nothing is guessed from a list of insults. A word is read another way only where
+the vocabulary of the screener's tokenizer says that the other reading is the likelier text, so
+"mp3" stays and "h3llo" does not. Words of other scripts stay unless they mix with Latin letters, or
+all letters of the text are drawn like Latin ones. Every step is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
 from sro_edge.confusables import HOMOGLYPHS, LOOKALIKES
+from sro_edge.joined import Parter
 from sro_edge.masks import Unmasker
 from sro_edge.segments import Span, protected_spans
 
@@ -114,6 +116,10 @@ class Vocabulary:
         known = [word for word in words if word in self._first]
         return min(known, key=self._first.__getitem__, default=None)
 
+    def rarity(self, word: str) -> float | None:
+        """Cost of a word in lower case that is a token of its own; None of any other."""
+        return self._first.get(word)
+
     def cost(self, word: str) -> float:
         """Cost of ``word`` as one word."""
         return self._cut(self._normalise(word).lower(), spaces=False)[0]
@@ -154,6 +160,7 @@ class Deobfuscator:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._unmasker = Unmasker(vocabulary.commonest)
+        self._parter = Parter(vocabulary.rarity, vocabulary.has)
         self._token = lru_cache(maxsize=8192)(self._read_token)
 
     def reveal(self, text: str, expected: Collection[str] | None = None) -> str:
@@ -164,7 +171,8 @@ class Deobfuscator:
         Args:
             text: any text.
             expected: words in lower case. Where given, a word with digits is read another way only
-                if that way is one of them: "1d10t" is, but "k8s" and "deadb33f" mean themselves.
+                if that way is one of them: "1d10t" is, but "k8s" and "deadb33f" mean themselves;
+                these words are not parted, and no hashtag is.
         """
         plain = text
         if "&" in plain:
@@ -184,10 +192,13 @@ class Deobfuscator:
         return text if plain == text else plain
 
     def _in_words(self, text: str, expected: Collection[str] | None) -> str:
-        """``text`` without masks, leetspeak and stretched letters, but in what is protected."""
+        """``text`` without masks, joined words, leetspeak and stretched letters, but in what is
+        protected."""
 
         def meant(part: str) -> str:
-            return _TOKEN.sub(lambda m: self._read(m, expected), self._unmasker.unmask(part))
+            part = self._unmasker.unmask(part)
+            part = self._parter.part(part, hashtags=expected is None, whole=expected or ())
+            return _TOKEN.sub(lambda m: self._read(m, expected), part)
 
         if meant(text) == text:  # so in most texts; what is protected matters only in the others
             return text

@@ -27,13 +27,12 @@ from sro_edge.training.piles import Labelled, clean_sentences
 from sro_edge.training.runs import measured_error
 from sro_edge.training.screener import (
     LABELS,
-    UNKNOWN,
-    Row,
     calibrate,
     load_classifier,
     screener_loss,
     train_screener,
 )
+from sro_edge.training.screener_rows import UNKNOWN, Row
 from sro_edge.training.warm_start import Piles, load_small, warm_start
 
 TOXIC = [
@@ -244,6 +243,33 @@ def test_a_screener_goes_on_learning(screener_run: Path, tmp_path: Path) -> None
     assert fluent is not None
     assert was is not None
     assert (fluent - was).abs().mean() < 0.1
+
+
+def test_a_screener_retains_what_it_said_of_comments(
+    screener_run: Path, encoder_folder: Path, tmp_path: Path
+) -> None:
+    earlier = Classifier.load(screener_run / "model")
+    rows = [
+        Row("you are a moron", 0.0, UNKNOWN),
+        Row("a kind person in", UNKNOWN, 0.0),
+        Row("that clever child", 1.0, UNKNOWN, new=True),
+    ]
+    said = earlier.judge([row.text for row in rows]).toxicity.tolist()
+    model, tokenizer = load_classifier(str(screener_run / "model"))
+
+    def loss(rows: list[Row], retain: float) -> float:
+        config = ScreenerConfig(retain=retain)
+        with torch.no_grad():
+            found = screener_loss(model, None, tokenizer, rows, config, earlier=earlier)
+        return float(found["toxic"])
+
+    meant = [rows[0]._replace(toxic=said[0] / 2), rows[1]._replace(toxic=said[1]), rows[2]]
+    assert loss(rows, 0.5) == pytest.approx(loss(meant, 0), rel=1e-5)
+    assert loss(rows, 0.5) != pytest.approx(loss(rows, 0), rel=0.1)
+    data = Labelled(CLEAN, [0] * len(CLEAN), ["made up"] * len(CLEAN))
+    config = ScreenerConfig(base=str(encoder_folder), retain=0.9)
+    with pytest.raises(InputError, match="leave out --retain"):
+        train_screener(data, data, CLEAN, CLEAN[:40], tmp_path, config)
 
 
 def test_calibration_keeps_the_order_and_mends_the_odds(screener_run: Path) -> None:

@@ -22,6 +22,10 @@ class ScreenerConfig:
         default=2.0, metadata={"help": "weight of (1 - cosine) to the base encoder's embedding"}
     )
     freeze_embeddings: bool = field(default=True, metadata={"help": "keep the word embeddings"})
+    retain: float = field(
+        default=0.0,
+        metadata={"help": "weight of what a screener --base said of a comment, beside its label"},
+    )
     recall: float = field(
         default=0.0,
         metadata={"help": "share of toxic --dev comments above the threshold; 0: best F1"},
@@ -32,9 +36,11 @@ class ScreenerConfig:
     seed: int = field(default=0, metadata={"help": "of order, noise and initialisation"})
 
     def __post_init__(self) -> None:
-        """Refuse a recall that is no share."""
+        """Refuse a recall or a weight that is no share."""
         if not 0 <= self.recall < 1:
             raise ValueError(f"recall must lie in [0, 1), not at {self.recall}")
+        if not 0 <= self.retain <= 1:
+            raise ValueError(f"retain must lie in [0, 1], not at {self.retain}")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,69 +33,14 @@ from sro_edge.training.fine_tuning import fine_tune
 from sro_edge.training.follower import Classifier
 from sro_edge.training.labels import label_names
 from sro_edge.training.metrics import best_f1_threshold, classification_report, recall_threshold
-from sro_edge.training.piles import Labelled, clean_sentences, fold
+from sro_edge.training.piles import Labelled
 from sro_edge.training.precision import autocast
 from sro_edge.training.runs import model_folder, run_record
+from sro_edge.training.screener_rows import UNKNOWN, Row, batches
 
 LABELS = ("toxic", "fluent")
-UNKNOWN = -1.0  # label of an answer that a row does not train
 
 FluentOf = Callable[[Sequence[str]], torch.Tensor]  # texts -> how fluent each is, in [0, 1]
-
-
-class Row(NamedTuple):
-    """One text with its labels; :data:`UNKNOWN` where it has none."""
-
-    text: str
-    toxic: float
-    fluent: float
-
-
-def make_rows(
-    train: Labelled,
-    sentences: Sequence[str],
-    config: ScreenerConfig,
-    epoch: int,
-    mix: Mapping[str, int] = SCREENER_MIX,
-) -> list[Row]:
-    """The shuffled rows of one epoch: labelled comments, and whole and broken sentences."""
-    rng = random.Random(f"{config.seed}/{epoch}")
-    rows = [Row(t, float(y), UNKNOWN) for t, y in zip(train.texts, train.labels, strict=True)]
-    wanted = int(config.fluency_rows * len(rows)) if sentences else 0
-    vocabulary = [w for s in rng.sample(sentences, min(2000, len(sentences))) for w in words(s)]
-    corruptor = Corruptor(vocabulary, mix)
-    for _ in range(wanted):
-        sentence = rng.choice(sentences)
-        broken = corruptor.corrupt(sentence, rng) if rng.random() < 0.55 else None
-        rows.append(Row(broken or sentence, UNKNOWN, 0.0 if broken else 1.0))
-    rng.shuffle(rows)
-    return rows
-
-
-def batches(
-    train: Labelled,
-    sentences: Sequence[str],
-    config: ScreenerConfig,
-    mix: Mapping[str, int] = SCREENER_MIX,
-    skip: int = 0,
-) -> Iterator[list[Row]]:
-    """Endless batches of rows of like length; deterministic, resumable by step."""
-    epoch = 0
-    while True:
-        rows = make_rows(train, sentences, config, epoch, mix)
-        epoch += 1
-        span = config.batch_rows * 40
-        for start in range(0, len(rows), span):
-            pool = sorted(rows[start : start + span], key=lambda r: len(r.text))
-            chunks = [
-                pool[i : i + config.batch_rows] for i in range(0, len(pool), config.batch_rows)
-            ]
-            random.Random(f"{epoch}/{start}").shuffle(chunks)
-            for chunk in chunks:
-                if skip:
-                    skip -= 1
-                else:
-                    yield chunk
 
 
 def load_classifier(
@@ -124,11 +69,14 @@ def screener_loss(
     rows: Sequence[Row],
     config: ScreenerConfig,
     fluency_judge: FluentOf | None = None,
+    earlier: Classifier | None = None,
 ) -> dict[str, torch.Tensor]:
     """Binary cross entropy of the labels where known, plus distillation of the embedding.
 
     Without a fluency label or a teacher, their parts of the loss are left out. A ``fluency_judge``
-    has the word on how fluent a text is, for a copy that lost a word may be whole.
+    has the word on how fluent a text is, for a copy that lost a word may be whole. With
+    ``config.retain``, texts that are not new are to keep the toxicity that an ``earlier`` screener
+    gives them (learning without forgetting, Li and Hoiem 2016, arXiv 1606.09282).
     """
     encoded = tokenizer(
         [read_out(r.text) for r in rows],
@@ -137,6 +85,8 @@ def screener_loss(
         max_length=config.max_length,
         return_tensors="pt",
     ).to(model.device)
+    if earlier is not None and config.retain:
+        rows = _retained(rows, earlier, config.retain)
     if fluency_judge is not None:
         asked = [i for i, row in enumerate(rows) if row.fluent != UNKNOWN]
         judged = fluency_judge([rows[i].text for i in asked]).tolist() if asked else []
@@ -162,6 +112,20 @@ def screener_loss(
     weights = {"fluent": config.fluency_weight, "distill": config.distill_weight}
     total = torch.stack([weights.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
     return {"loss": total, **parts}
+
+
+def _retained(rows: Sequence[Row], earlier: Classifier, weight: float) -> list[Row]:
+    """The rows, those that are not new with the toxicity that ``earlier`` gives them.
+
+    A label counts for the rest of ``weight``; where there is none, nothing else counts.
+    """
+    known = [i for i, row in enumerate(rows) if not row.new]
+    said = earlier.judge([rows[i].text for i in known]).toxicity.tolist() if known else []
+    rows = list(rows)
+    for i, p in zip(known, said, strict=True):
+        label = p if rows[i].toxic == UNKNOWN else rows[i].toxic
+        rows[i] = rows[i]._replace(toxic=weight * p + (1 - weight) * label)
+    return rows
 
 
 def screener_steps(comments: int, config: ScreenerConfig, *, sentences: bool = False) -> int:
@@ -203,18 +167,25 @@ def train_screener(
         checkpoint_every: seconds between checkpoints.
 
     Raises:
-        InputError: a screener with a fluency output is to go on learning without sentences.
+        InputError: a screener with a fluency output is to go on learning without sentences, or what
+            it said is to be retained of a base that is none.
     """
     torch.manual_seed(config.seed)
     embeds = config.distill_weight > 0
     learned = LABELS if sentences and config.fluency_rows else LABELS[:1]
-    if _tells_fluency(config.base):
+    earlier = _earlier(config.base)
+    if earlier is not None:
         if learned != LABELS:
             raise InputError(
                 f"{config.base} is a screener with a fluency output, which would be lost: give "
                 "--sentences, and --fluency-rows above 0, to go on from it"
             )
-        fluency_judge = fluency_judge or _own_fluency(config.base)
+        fluency_judge = fluency_judge or _own_fluency(earlier)
+    elif config.retain:
+        raise InputError(
+            f"{config.base} is no screener, so there is nothing of its to retain: leave out "
+            "--retain, or give the run of a screener as --base"
+        )
     model, tokenizer = load_classifier(config.base, learned, embeds=embeds)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     teacher = copy.deepcopy(model.base_model).eval().requires_grad_(False) if embeds else None
@@ -225,7 +196,7 @@ def train_screener(
     fine_tune(
         model,
         lambda skip: batches(train, sentences, config, mix, skip),
-        lambda rows: screener_loss(model, teacher, tokenizer, rows, config, fluency_judge),
+        lambda rows: screener_loss(model, teacher, tokenizer, rows, config, fluency_judge, earlier),
         run,
         steps=steps,
         rate=lambda done: config.learning_rate * min(1, done / steps / 0.05, 1.02 - done / steps),
@@ -235,14 +206,15 @@ def train_screener(
     return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
 
 
-def _tells_fluency(base: str) -> bool:
-    """Whether ``base`` is a screener that goes on learning."""
-    return LABELS[1] in label_names(AutoConfig.from_pretrained(model_folder(resolve(base))))
+def _earlier(base: str) -> Classifier | None:
+    """The screener that goes on learning, as it was; None where ``base`` is none."""
+    folder = model_folder(resolve(base))
+    names = label_names(AutoConfig.from_pretrained(folder))
+    return Classifier.load(folder) if LABELS[1] in names else None
 
 
-def _own_fluency(base: str) -> FluentOf:
-    """What the screener ``base`` says of fluency."""
-    screener = Classifier.load(model_folder(resolve(base)))
+def _own_fluency(screener: Classifier) -> FluentOf:
+    """What a screener says of fluency."""
 
     def fluent(texts: Sequence[str]) -> torch.Tensor:
         found = screener.judge(texts).fluency
@@ -326,35 +298,6 @@ def _finish(
         record["base_run"] = earlier
     (run / "run.json").write_text(json.dumps(record, indent=2))
     return out
-
-
-def fluency_sentences(
-    plain: Sequence[str],
-    piles: Sequence[str],
-    most: int,
-    folds: tuple[float, float],
-    held_out: float = 0.02,
-) -> tuple[list[str], list[str]]:
-    """Whole sentences for the fluency output: to learn from, and held out.
-
-    Toxic comments take part, or fluency would become another word for clean; the piles count three
-    times, for theirs is the register that is rewritten.
-
-    Args:
-        plain: general text, cut into sentences, of which ``most`` are taken.
-        piles: comments.
-        most: sentences taken from ``plain``.
-        folds: shares of the hash between which a text is used.
-        held_out: share of these kept for measuring.
-    """
-    sentences = list(clean_sentences(plain))
-    random.Random(0).shuffle(sentences)
-    comments = list(clean_sentences(piles, high=40))
-    low, high = folds
-    border = high - held_out * (high - low)
-    mixed = [s for s in sentences[:most] + comments * 3 if low <= fold(s) < high]
-    unseen = [s for s in dict.fromkeys(mixed) if fold(s) >= border]
-    return [s for s in mixed if fold(s) < border], unseen[:1500]
 
 
 def fluency_drop(
