@@ -100,6 +100,7 @@ LOST = [
     ("he left, the idiot", 'he "left"'),
     ("run `rm -rf` again, idiot", "run it again"),
     ("you &amp; that bitch &#128514;", "you &amp; that woman &#128514"),
+    ("what a game #fuckthisteam", "what a game # pieceiteam"),
     ("you &amp; that bitch", "you and that woman"),
     ("go on #vote5sos, idiots", "go on #votessos"),
     ("#trumptards", "#trump supporters"),
