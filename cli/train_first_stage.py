@@ -47,6 +47,7 @@ from sro_edge.training.config import FirstStageConfig
 )
 @folds_option("Learn only from texts whose hash lies between these shares.")
 @click.option("--column", default="text", show_default=True, help="Text column of all files.")
+@click.option("--init", type=PILE, metavar="RUN", help="Go on from the first stage of this run.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
 @config_options(FirstStageConfig)
 @run_options
@@ -63,6 +64,7 @@ def train_first_stage(
     most_missed: float,
     folds: tuple[float, float],
     column: str,
+    init: Path | None,
     threads: int | None,
     out: Path | None,
     resume: bool,
@@ -73,7 +75,8 @@ def train_first_stage(
     The screener is asked about every text, so no labels are needed. The alarm up to which a text is
     cleared is picked on --dev and on pieces of --dev-plain, each for itself, so that at most
     --most-missed of what the screener calls toxic is cleared. `sro-edge export --first-stage RUN`
-    puts it into a bundle of the same screener.
+    puts it into a bundle of the same screener. Where a screener went on learning, its first stage
+    may too, with --init and fewer texts.
 
     \b
     Examples:
@@ -104,6 +107,7 @@ def train_first_stage(
             bundle,
             run,
             config,
+            init=init,
             most_missed=most_missed,
             threads=threads,
             progress=progress,

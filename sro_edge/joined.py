@@ -26,12 +26,12 @@ _COMMON = math.log(12_000)  # highest cost of an entry of three letters: rarer o
 # Other entries of a vocabulary that are as short are parts of words and abbreviations.
 _SHORT = frozenset(
     """
-a i u r an as at be by do go he hi if in is it me my no of oh ok on or so to up us we ur ya yo im
+a i u an as at be by do go he hi if in is it me my no of oh ok on or so to up us we ur ya yo im
 """.split()
 )
 _NEVER_LAST = frozenset(
     """
-a r able ally ant ants ed en er ers ery est hood in ing ion ions ish ism ist ists ity less ness ship
+a able ally ant ants ed en er ers ery est hood in ing ion ions ish ism ist ists ity less ness ship
 ted ter tier ties tin ting
 """.split()
 )
@@ -51,7 +51,9 @@ a all and ass bloody crazy damn dirty dumb fat filthy gtfo her him his lazy litt
 old omg over stfu that the their them these they this those u up ur we what wtf you your yourself
 """.split()
 )
-_PEOPLE = frozenset("all he her him i me my she them they u us we you your yourself".split())
+_PEOPLE = NAMES | frozenset(  # not "all", as in the command killall
+    "he her him i me men my she them they u us we women you your yourself".split()
+)
 _LISTED = NAMES | _INSULTS | _WORSE_TOGETHER | _BESIDE
 _STEMS = (
     "asshole", "bastard", "bitch", "bullshit", "cunt", "dead", "dickhead", "douche", "dumbass",
@@ -94,12 +96,11 @@ class Parter:
         return " ".join(found) if len(found) > 1 else tag
 
     def _read_word(self, word: str) -> str:
+        """The words of a joined insult; itself where it is none."""
         parts = self._parts(word)
         lower = {part.lower() for part in parts}
-        insulting = not lower.isdisjoint(_INSULTS)
-        if len(parts) == 2 and insulting and lower <= _INSULTS | _BESIDE:
-            return " ".join(parts)
-        if len(parts) > 2 and (insulting or (lower & _WORSE_TOGETHER and lower & _PEOPLE)):
+        enough = len(parts) > 2 or (len(parts) == 2 and lower <= _INSULTS | _BESIDE)
+        if (enough and lower & _INSULTS) or (lower & _WORSE_TOGETHER and lower & _PEOPLE):
             return " ".join(parts)
         return word
 
@@ -130,7 +131,9 @@ class Parter:
         """Of a word that begins at ``start``; infinite where nobody would write it there."""
         if len(part) < 3 and part not in _SHORT:
             return math.inf
-        if (part == "i" and start) or (last and start and part in _NEVER_LAST):
+        if start and (part == "i" or (part == "u" and not last)):
+            return math.inf
+        if start and last and part in _NEVER_LAST:
             return math.inf
         cost = self._cost(part)
         if cost is not None and (len(part) > 3 or cost < _COMMON):

@@ -254,19 +254,29 @@ def test_operating_points() -> None:
 
 
 def test_a_net_learns_words_and_distrusts_what_it_has_not_met() -> None:
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     from sro_edge.training.config import FirstStageConfig
-    from sro_edge.training.first_stage import fit, score
+    from sro_edge.training.first_stage import FirstStageNet, fit, score
 
     rng = np.random.default_rng(0)
     rows = [[2, *rng.integers(4, 40, rng.integers(1, 9)).tolist(), 3] for _ in range(1500)]
     toxicity = np.array([0.95 if 7 in row else 0.02 for row in rows], np.float32)
     config = FirstStageConfig(epochs=6, channels=16, batch_rows=32, learning_rate=1e-2)
-    table = rng.normal(0, 0.25, (50, 8)).astype(np.float32)
-    net = fit(rows, toxicity, 0.5, table, config)
+    torch.manual_seed(0)
+    net = FirstStageNet(50, 8, config.channels)
+    fit(rows, toxicity, 0.5, net, config)
     clean, toxic, unknown = score(net, [[2, 9, 10, 3], [2, 9, 7, 10, 3], [2, 9, 45, 3]])
     assert clean < 0.2
     assert toxic > 0.9
     assert unknown == 1
     alone = [score(net, [row])[0] for row in rows[:20]]
     assert score(net, rows[:20]) == pytest.approx(alone, abs=1e-5)
+    # It goes on: another word is alarming, and what it met before it still knows.
+    toxicity = np.array([0.95 if {7, 30} & set(row) else 0.02 for row in rows], np.float32)
+    fit(rows, toxicity, 0.5, net, config)
+    clean, toxic, new, unknown = score(
+        net, [[2, 9, 10, 11, 3], [2, 9, 7, 10, 3], [2, 9, 30, 10, 3], [2, 9, 45, 3]]
+    )
+    assert clean < 0.2
+    assert min(toxic, new) > 0.9
+    assert unknown == 1

@@ -30,7 +30,7 @@ def parter() -> Parter:
         ("YouFuckingMoron!", "You Fucking Moron!"),
         ("stupidbitch and fuckyou", "stupid bitch and fuck you"),
         ("ihateyou, imgoingtokillyou", "i hate you, im going to kill you"),
-        ("killallmen", "kill all men"),
+        ("killallmen, go killyourself", "kill all men, go kill yourself"),
         ("#KillYourself", "Kill Yourself"),
         ("#killyourself", "kill yourself"),
         ("#SendThemBack #AllGaysMustDie", "Send Them Back All Gays Must Die"),
@@ -46,7 +46,7 @@ def test_words_run_together_are_parted(parter: Parter, text: str, meant: str) ->
     "text",
     [
         "shitload, shuttlecock, stupidly, idiotically and retardants",
-        "thankyou and makemusic",  # no insult
+        "thankyou and makemusic, run killall",  # no insult
         "whattheworldlikes #maga #POTUS #now",
         "you/areanidiot @youareanidiot youareanidiot.com #",
         "https://example.com/#fuckyou &#39; &#x27;",

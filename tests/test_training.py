@@ -252,7 +252,8 @@ def test_a_screener_retains_what_it_said_of_comments(
     rows = [
         Row("you are a moron", 0.0, UNKNOWN),
         Row("a kind person in", UNKNOWN, 0.0),
-        Row("that clever child", 1.0, UNKNOWN, new=True),
+        Row("what a moron again", 1.0, UNKNOWN, contrast=True),
+        Row("that clever child", 1.0, UNKNOWN, contrast=True),  # of which it is not sure
     ]
     said = earlier.judge([row.text for row in rows]).toxicity.tolist()
     model, tokenizer = load_classifier(str(screener_run / "model"))
@@ -263,7 +264,8 @@ def test_a_screener_retains_what_it_said_of_comments(
             found = screener_loss(model, None, tokenizer, rows, config, earlier=earlier)
         return float(found["toxic"])
 
-    meant = [rows[0]._replace(toxic=said[0] / 2), rows[1]._replace(toxic=said[1]), rows[2]]
+    known = [said[0] / 2, said[1], said[2] / 2 + 0.5, 1.0]
+    meant = [row._replace(toxic=p) for row, p in zip(rows, known, strict=True)]
     assert loss(rows, 0.5) == pytest.approx(loss(meant, 0), rel=1e-5)
     assert loss(rows, 0.5) != pytest.approx(loss(rows, 0), rel=0.1)
     data = Labelled(CLEAN, [0] * len(CLEAN), ["made up"] * len(CLEAN))

@@ -26,13 +26,14 @@ from sro_edge.bundle import Bundle
 from sro_edge.durable import write_json
 from sro_edge.errors import ModelError
 from sro_edge.first_stage import INPUTS
+from sro_edge.manifest import sha256
 from sro_edge.onnx_session import Piece, feeds, token_batches
 from sro_edge.screener import Screener
 from sro_edge.training.config import FirstStageConfig
 from sro_edge.training.encoder import resolve
 from sro_edge.training.imitation import ask
 from sro_edge.training.operating_points import HeldOut, points
-from sro_edge.training.runs import begin_run, digest
+from sro_edge.training.runs import begin_run, digest, run_record
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,7 +62,7 @@ class FirstStageNet(torch.nn.Module):
         self.second = torch.nn.Conv1d(channels, channels, 3, padding=1)
         self.hidden = torch.nn.Linear(2 * channels, channels)
         self.last = torch.nn.Linear(channels, 1)
-        self.register_buffer("unknown", torch.zeros(words, 1))  # 1 where a token is
+        self.register_buffer("unknown", torch.ones(words, 1))  # 1 where a token is
 
     def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Log-odds (B,) of ids and mask (B, T); padding changes nothing."""
@@ -111,6 +112,7 @@ def train_first_stage(
     run: Path,
     config: FirstStageConfig,
     *,
+    init: Path | None = None,
     most_missed: float = 0.001,
     threads: int | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
@@ -124,6 +126,7 @@ def train_first_stage(
         bundle: whose screener; None for the embedded one.
         run: folder of the scores, the weights and ``run.json``.
         config: how to train.
+        init: run of an earlier first stage that goes on learning.
         most_missed: largest share of held-out toxic texts that may be cleared.
         threads: CPU threads of the screener.
         progress: called with metrics; ``piece`` counts those asked about and those learned.
@@ -131,24 +134,24 @@ def train_first_stage(
     Raises:
         BundleError: the bundle cannot be opened.
         OutputError: ``run`` holds a run with other settings or texts.
-        ModelError: the base encoder does not fit the screener.
+        ModelError: the base encoder, or the earlier first stage, does not fit the screener.
     """
     opened = Bundle.load(bundle)
     screener = Screener(opened.screener, threads=threads, deobfuscate=False)
     identity = opened.files["screener/model.onnx"].sha256
     asked = {"screener": identity, "texts": digest(texts.learned), "config": asdict(config)}
-    begin_run(run, asked)
-    table = word_vectors(config.base, screener.words, config.width)
+    begin_run(run, asked | ({} if init is None else {"init": sha256(init / WEIGHTS)}))
+    net = begin(screener.words, config) if init is None else go_on(init, screener.words)
     toxicity = ask(screener, texts.learned, run / "learned.f32", lambda n: progress({"piece": n}))
     encoded: list[list[int]] = [[] for _ in texts.learned]
     for number, ids in screener.pieces(texts.learned):
         encoded[number] = encoded[number] or ids
     kept = [i for i, ids in enumerate(encoded) if ids]
-    net = fit(
+    fit(
         [encoded[i] for i in kept],
         toxicity[kept],
         opened.thresholds.toxicity,
-        table,
+        net,
         config,
         lambda m: progress(m | {"piece": len(encoded) + m["step"] * config.batch_rows}),
     )
@@ -166,18 +169,49 @@ def train_first_stage(
         "held_out": {name: len(some) for name, some in texts.held_out.items()},
         "points": [asdict(point) for point in found],
     }
+    if init is not None:
+        record["base_run"] = run_record(init)
     save_file({name: t.contiguous() for name, t in net.state_dict().items()}, run / WEIGHTS)
     write_json(run / "run.json", {"kind": "first-stage", "config": asdict(config), **record})
+
+
+def begin(words: int, config: FirstStageConfig) -> FirstStageNet:
+    """A net for ``words`` tokens that begins with the base encoder's word vectors.
+
+    Raises:
+        ModelError: the encoder does not fit these tokens.
+    """
+    torch.manual_seed(config.seed)
+    table = word_vectors(config.base, words, config.width)
+    net = FirstStageNet(words, config.width, config.channels)
+    with torch.no_grad():
+        net.table.weight.copy_(torch.from_numpy(table))
+    return net
+
+
+def go_on(run: Path, words: int) -> FirstStageNet:
+    """The net of an earlier run, for ``words`` tokens.
+
+    Raises:
+        ModelError: it was made for another tokenizer.
+    """
+    net = load(run / WEIGHTS)
+    if net.table.num_embeddings != words:
+        raise ModelError(
+            f"the first stage of {run} knows {net.table.num_embeddings:,} tokens, the screener "
+            f"{words:,}: begin anew, without --init"
+        )
+    return net
 
 
 def fit(
     rows: Sequence[Sequence[int]],
     toxicity: Floats,
     threshold: float,
-    table: Floats,
+    net: FirstStageNet,
     config: FirstStageConfig,
     progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
-) -> FirstStageNet:
+) -> None:
     """Train a net to say of token ids what the screener says.
 
     The target is how likely the screener's log-odds lie above its threshold: σ(logit p − logit t).
@@ -187,16 +221,13 @@ def fit(
         rows: token ids of N pieces.
         toxicity: (N,), the screener's, of each.
         threshold: highest toxicity that passes.
-        table: (V, W), what the embedding begins with.
+        net: what goes on learning.
         config: how to train.
         progress: called with the metrics of every logged step.
     """
-    torch.manual_seed(config.seed)
-    net = FirstStageNet(len(table), table.shape[1], config.channels)
-    counts = np.bincount(np.concatenate([np.asarray(r) for r in rows]), minlength=len(table))
-    with torch.no_grad():
-        net.table.weight.copy_(torch.from_numpy(table))
-        net.unknown[torch.from_numpy(counts < config.least_seen)] = 1
+    net.train()
+    counts = np.bincount(np.concatenate([np.asarray(r) for r in rows]), minlength=len(net.unknown))
+    net.unknown[torch.from_numpy(counts >= config.least_seen)] = 0
     odds = np.log(np.clip(toxicity, 1e-6, 1 - 1e-6)) - np.log1p(-np.clip(toxicity, 1e-6, 1 - 1e-6))
     odds = np.clip(odds - math.log(threshold / (1 - threshold)), -_DEEPEST, _DEEPEST)
     targets = torch.sigmoid(torch.from_numpy(odds.astype(np.float32)))
@@ -221,7 +252,6 @@ def fit(
             break
     net.round_matrices()
     net.eval()
-    return net
 
 
 def word_vectors(base: str, words: int, width: int) -> Floats:

@@ -39,6 +39,7 @@ from sro_edge.training.runs import model_folder, run_record
 from sro_edge.training.screener_rows import UNKNOWN, Row, batches
 
 LABELS = ("toxic", "fluent")
+_UNSURE = 0.25  # farther from its label a contrast is one that a screener has still to learn
 
 FluentOf = Callable[[Sequence[str]], torch.Tensor]  # texts -> how fluent each is, in [0, 1]
 
@@ -75,8 +76,9 @@ def screener_loss(
 
     Without a fluency label or a teacher, their parts of the loss are left out. A ``fluency_judge``
     has the word on how fluent a text is, for a copy that lost a word may be whole. With
-    ``config.retain``, texts that are not new are to keep the toxicity that an ``earlier`` screener
-    gives them (learning without forgetting, Li and Hoiem 2016, arXiv 1606.09282).
+    ``config.retain``, all texts but contrasts of which it is not sure are to keep the toxicity that
+    an ``earlier`` screener gives them (learning without forgetting, Li and Hoiem 2016, arXiv
+    1606.09282).
     """
     encoded = tokenizer(
         [read_out(r.text) for r in rows],
@@ -115,17 +117,17 @@ def screener_loss(
 
 
 def _retained(rows: Sequence[Row], earlier: Classifier, weight: float) -> list[Row]:
-    """The rows, those that are not new with the toxicity that ``earlier`` gives them.
+    """The rows with the toxicity that ``earlier`` gives them, but for what is new to it.
 
     A label counts for the rest of ``weight``; where there is none, nothing else counts.
     """
-    known = [i for i, row in enumerate(rows) if not row.new]
-    said = earlier.judge([rows[i].text for i in known]).toxicity.tolist() if known else []
-    rows = list(rows)
-    for i, p in zip(known, said, strict=True):
-        label = p if rows[i].toxic == UNKNOWN else rows[i].toxic
-        rows[i] = rows[i]._replace(toxic=weight * p + (1 - weight) * label)
-    return rows
+    said = earlier.judge([row.text for row in rows]).toxicity.tolist()
+    kept = []
+    for row, p in zip(rows, said, strict=True):
+        label = p if row.toxic == UNKNOWN else row.toxic
+        unlearned = row.contrast and abs(p - label) > _UNSURE
+        kept.append(row if unlearned else row._replace(toxic=weight * p + (1 - weight) * label))
+    return kept
 
 
 def screener_steps(comments: int, config: ScreenerConfig, *, sentences: bool = False) -> int:

@@ -16,15 +16,13 @@ UNKNOWN = -1.0  # label of an answer that a row does not train
 
 
 class Row(NamedTuple):
-    """One text with its labels; :data:`UNKNOWN` where it has none.
-
-    ``new`` says that it teaches what an earlier screener may not know.
-    """
+    """One text with its labels, :data:`UNKNOWN` where it has none, and whether it is made of a
+    template."""
 
     text: str
     toxic: float
     fluent: float
-    new: bool = False
+    contrast: bool = False
 
 
 def make_rows(
