@@ -163,7 +163,9 @@ class Deobfuscator:
         self._parter = Parter(vocabulary.rarity, vocabulary.has)
         self._token = lru_cache(maxsize=8192)(self._read_token)
 
-    def reveal(self, text: str, expected: Collection[str] | None = None) -> str:
+    def reveal(
+        self, text: str, expected: Collection[str] | None = None, *, hashtags: bool = True
+    ) -> str:
         """``text`` with its disguised words as a reader sees them; itself if there are none.
 
         URLs, e-mail addresses and @handles stay as they are.
@@ -172,7 +174,8 @@ class Deobfuscator:
             text: any text.
             expected: words in lower case. Where given, a word with digits is read another way only
                 if that way is one of them: "1d10t" is, but "k8s" and "deadb33f" mean themselves;
-                these words are not parted, and no hashtag is.
+                and these words are not parted.
+            hashtags: part hashtags.
         """
         plain = text
         if "&" in plain:
@@ -188,16 +191,16 @@ class Deobfuscator:
             english = _is_latin_text(plain)
             plain = _FOREIGN.sub(lambda m: self._one_script(m[0], english), plain)
         plain = _SPACED.sub(self._join, plain)
-        plain = self._in_words(plain, expected)
+        plain = self._in_words(plain, expected, hashtags=hashtags)
         return text if plain == text else plain
 
-    def _in_words(self, text: str, expected: Collection[str] | None) -> str:
+    def _in_words(self, text: str, expected: Collection[str] | None, *, hashtags: bool) -> str:
         """``text`` without masks, joined words, leetspeak and stretched letters, but in what is
         protected."""
 
         def meant(part: str) -> str:
             part = self._unmasker.unmask(part)
-            part = self._parter.part(part, hashtags=expected is None, whole=expected or ())
+            part = self._parter.part(part, hashtags=hashtags, whole=expected or ())
             return _TOKEN.sub(lambda m: self._read(m, expected), part)
 
         if meant(text) == text:  # so in most texts; what is protected matters only in the others

@@ -99,7 +99,8 @@ class Rewriter:
             bundle, detoxifier, self.thresholds, self.sampling, rounds=max_attempts, seed=seed
         )
         self.lexicon = self._propose.lexicon
-        self._reveal = partial(screener.reveal, expected=self._propose.toxic or None)
+        toxic = self._propose.toxic or None
+        self._reveal = partial(screener.reveal, expected=toxic, hashtags=False)  # they may survive
         self.remember = 0
         self._begin()
 

@@ -157,9 +157,13 @@ class Screener:
         """Whether a word in lower case is one token, or the tokenizer has too few words to tell."""
         return self._vocabulary.has(word)
 
-    def reveal(self, text: str, expected: Collection[str] | None = None) -> str:
+    def reveal(
+        self, text: str, expected: Collection[str] | None = None, *, hashtags: bool = True
+    ) -> str:
         """``text`` with its disguised words as a reader sees them (:mod:`sro_edge.disguise`)."""
-        return self._deobfuscator.reveal(text, expected) if self._deobfuscator else text
+        if self._deobfuscator is None:
+            return text
+        return self._deobfuscator.reveal(text, expected, hashtags=hashtags)
 
     def readings(self, texts: Sequence[str]) -> tuple[list[str], list[int]]:
         """``texts``, then the undisguised copies of some; and of each, which text it reads."""

@@ -94,7 +94,7 @@ def test_words_with_digits_are_read_another_way_only_where_they_are_expected() -
     assert "hello idiot! kbs" in reveal(text)
     assert "&#x1F602;" in reveal(text)
     kept = "h3llo idiot! k8s, i18n, commit deadb33f and #vote5sos &#x1F602; broke, stupid"
-    assert reveal(text, {"idiot"}) == kept
+    assert reveal(text, {"idiot"}, hashtags=False) == kept
 
 
 def test_accents_go_only_where_they_hide_a_word() -> None:

@@ -78,7 +78,8 @@ def screener() -> Screener:
 def test_the_screener_reads_hashtags_and_the_rewriter_keeps_them(screener: Screener) -> None:
     text = "what a game #allgaysmustdie youareanidiot"
     assert screener.reveal(text) == "what a game all gays must die you are an idiot"
-    assert screener.reveal(text, {"moron"}) == "what a game #allgaysmustdie you are an idiot"
+    kept = screener.reveal(text, hashtags=False)
+    assert kept == "what a game #allgaysmustdie you are an idiot"
     given = screener.score(["what a game #AllGaysMustDie", "what a game #ThankYouAll"])
     assert given.toxicity[0] > 0.5 > given.toxicity[1]
 
