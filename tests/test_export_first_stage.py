@@ -46,6 +46,12 @@ def test_a_first_stage_is_fitted_exported_and_used(
     assert (run / "learned.f32").read_bytes() == said
     assert "holds a run with other settings" in invoke(*asked, "--seed", "3", "--resume")
 
+    again = [str(tmp_path / "again") if word == str(run) else word for word in asked]
+    assert "a width of 8" in invoke(*again, "--init", str(run), "--width", "4")
+    assert "holds no run of" in invoke(*again, "--init", str(first), "--resume")
+    assert invoke(*again, "--init", str(run), "--resume").startswith("0")
+    assert json.loads((tmp_path / "again/run.json").read_text())["base_run"] == record
+
     config = ExportConfig(first_stage=run, accept_drift=True)  # the toys reword nothing
     proof = export_bundle(policy_run, screener_run, out, config)
     assert proof["first_stage.graph"]["value"] <= 1e-5

@@ -140,8 +140,8 @@ def train_first_stage(
     screener = Screener(opened.screener, threads=threads, deobfuscate=False)
     identity = opened.files["screener/model.onnx"].sha256
     asked = {"screener": identity, "texts": digest(texts.learned), "config": asdict(config)}
+    net = begin(screener.words, config) if init is None else go_on(init, screener.words, config)
     begin_run(run, asked | ({} if init is None else {"init": sha256(init / WEIGHTS)}))
-    net = begin(screener.words, config) if init is None else go_on(init, screener.words)
     toxicity = ask(screener, texts.learned, run / "learned.f32", lambda n: progress({"piece": n}))
     encoded: list[list[int]] = [[] for _ in texts.learned]
     for number, ids in screener.pieces(texts.learned):
@@ -181,25 +181,31 @@ def begin(words: int, config: FirstStageConfig) -> FirstStageNet:
     Raises:
         ModelError: the encoder does not fit these tokens.
     """
-    torch.manual_seed(config.seed)
     table = word_vectors(config.base, words, config.width)
+    torch.manual_seed(config.seed)
     net = FirstStageNet(words, config.width, config.channels)
     with torch.no_grad():
         net.table.weight.copy_(torch.from_numpy(table))
     return net
 
 
-def go_on(run: Path, words: int) -> FirstStageNet:
+def go_on(run: Path, words: int, config: FirstStageConfig) -> FirstStageNet:
     """The net of an earlier run, for ``words`` tokens.
 
     Raises:
-        ModelError: it was made for another tokenizer.
+        ModelError: there is none, or it was made for another tokenizer or has another size.
     """
+    if not (run / WEIGHTS).is_file():
+        raise ModelError(f"{run} holds no run of `sro-edge train-first-stage` to go on from")
     net = load(run / WEIGHTS)
-    if net.table.num_embeddings != words:
+    size = (words, config.width, config.channels)
+    found = (*net.table.weight.shape, net.first.out_channels)
+    if found != size:
         raise ModelError(
-            f"the first stage of {run} knows {net.table.num_embeddings:,} tokens, the screener "
-            f"{words:,}: begin anew, without --init"
+            "the first stage of {} has {:,} tokens, a width of {} and {} channels".format(
+                run, *found
+            )
+            + ", but {:,}, {} and {} are asked for: begin anew, without --init".format(*size)
         )
     return net
 
