@@ -175,7 +175,7 @@ class Deobfuscator:
             expected: words in lower case. Where given, a word with digits is read another way only
                 if that way is one of them: "1d10t" is, but "k8s" and "deadb33f" mean themselves;
                 and these words are not parted.
-            hashtags: part hashtags.
+            hashtags: part all hashtags, and not only insults.
         """
         plain = text
         if "&" in plain:

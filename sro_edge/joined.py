@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 from sro_edge.groups import NAMES
@@ -80,29 +80,25 @@ class Parter:
 
         Args:
             text: any text.
-            hashtags: part these as well.
+            hashtags: part all of these, and not only insults.
             whole: words in lower case that stay as they are.
         """
-        if hashtags and "#" in text:
-            text = _HASHTAG.sub(lambda m: self._tag(m[0]), text)
+        if "#" in text:
+            text = _HASHTAG.sub(lambda m: self._tag(m[0], hashtags), text)
         letters = text.lower()
         if any(stem in letters for stem in _STEMS):
             text = _LONG.sub(lambda m: m[0] if m[0].lower() in whole else self._word(m[0]), text)
         return text
 
-    def _read_tag(self, tag: str) -> str:
-        """The words of a hashtag; itself where it is one."""
+    def _read_tag(self, tag: str, every: bool) -> str:
+        """The words of a hashtag, of every one or only of insults; itself where it is one word."""
         found = [part for hump in _HUMPS.findall(tag) for part in self._parts(hump)]
-        return " ".join(found) if len(found) > 1 else tag
+        return " ".join(found) if len(found) > 1 and (every or _insults(found)) else tag
 
     def _read_word(self, word: str) -> str:
         """The words of a joined insult; itself where it is none."""
         parts = self._parts(word)
-        lower = {part.lower() for part in parts}
-        enough = len(parts) > 2 or (len(parts) == 2 and lower <= _INSULTS | _BESIDE)
-        if (enough and lower & _INSULTS) or (lower & _WORSE_TOGETHER and lower & _PEOPLE):
-            return " ".join(parts)
-        return word
+        return " ".join(parts) if _insults(parts) else word
 
     def _parts(self, word: str) -> list[str]:
         """The likeliest whole words that make up ``word``; itself alone where none do."""
@@ -142,3 +138,10 @@ class Parter:
             return _RARE
         stem = self._cost(part[:-1]) if part[-1] == "s" and len(part) > 3 else None
         return math.inf if stem is None else stem + _PLURAL
+
+
+def _insults(parts: Sequence[str]) -> bool:
+    """Whether words that were run together are an insult."""
+    lower = {part.lower() for part in parts}
+    enough = len(parts) > 2 or (len(parts) == 2 and lower <= _INSULTS | _BESIDE)
+    return bool((enough and lower & _INSULTS) or (lower & _WORSE_TOGETHER and lower & _PEOPLE))

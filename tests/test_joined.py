@@ -59,10 +59,10 @@ def test_other_words_stay(parter: Parter, text: str) -> None:
     assert parter.part(text, hashtags=True) == text
 
 
-def test_hashtags_and_given_words_stay_where_asked(parter: Parter) -> None:
-    text = "#KillYourself stupidbitch dumbfuck"
+def test_other_hashtags_and_given_words_stay_where_asked(parter: Parter) -> None:
+    text = "#ThankYou #KillYourself stupidbitch dumbfuck"
     found = parter.part(text, hashtags=False, whole={"stupidbitch"})
-    assert found == "#KillYourself stupidbitch dumb fuck"
+    assert found == "#ThankYou Kill Yourself stupidbitch dumb fuck"
 
 
 def test_a_small_vocabulary_parts_nothing() -> None:
