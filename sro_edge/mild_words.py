@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sro_edge.errors import InputError
+from sro_edge.negation import FUNCTION_WORDS
 from sro_edge.segments import words
 
 Phrase = tuple[str, ...]  # words as `segments.words` cuts them
@@ -53,8 +54,15 @@ def read_mild(path: str | Path) -> Table:
 
 
 def with_nothing(table: Table) -> Table:
-    """The table with nothing at all among what may stand in the place of each phrase."""
-    return {phrase: list(dict.fromkeys([*milder, ()])) for phrase, milder in table.items()}
+    """The table with nothing at all among what may stand in the place of a phrase.
+
+    Not where it holds a function word, unless the table says so: "gives a shit" or "so dumb" would
+    leave a hole.
+    """
+    return {
+        phrase: list(dict.fromkeys([*milder, ()])) if FUNCTION_WORDS.isdisjoint(phrase) else milder
+        for phrase, milder in table.items()
+    }
 
 
 class Found(NamedTuple):
