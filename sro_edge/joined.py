@@ -1,7 +1,8 @@
 """Words run together ("youareanidiot", "#KillYourself") -> the words.
 
-A hashtag is parted whatever it says. Any other word only where one of its parts is an insult, and
-the others are a sentence around it or another insult: "shitload" and "shuttlecock" stay.
+For a screener a hashtag is parted whatever it says. For a rewriter, and any other word for both,
+only where one of its parts is an insult, and the others are a sentence around it or another insult:
+"shitload" and "shuttlecock" stay.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import lru_cache
 
 from sro_edge.groups import NAMES
 
-_HASHTAG = re.compile(r"(?<![\w&/#])#(?![\da-fA-F]{3,8}\b)(?=\w*[A-Za-z]{2})(\w{4,48})")
+_HASHTAG = re.compile(r"(?<![\w&/#])#(?![\da-fA-F]{3,8}\b)(?=\w*[A-Za-z]{2})\w{4,140}(?!\w)")
 _HUMPS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")  # "AllDogsBark2" -> All, Dogs, Bark, 2
 _LONG = re.compile(r"(?<![\w@#/.&'’-])[A-Za-z]{7,48}(?![\w@/'’-]|\.\w)")
 _SHORTEST = 7  # letters of words run together: "potus" and "maga" are words of their own

@@ -36,6 +36,7 @@ def parter() -> Parter:
         ("#SendThemBack #AllGaysMustDie", "Send Them Back All Gays Must Die"),
         ("#NoMoreFags2", "No More Fags 2"),
         ("#send_them_back", "send them back"),
+        ("#NotNow" + "AndNotToday" * 5, "Not Now" + " And Not Today" * 5),
     ],
 )
 def test_words_run_together_are_parted(parter: Parter, text: str, meant: str) -> None:
@@ -52,6 +53,7 @@ def test_words_run_together_are_parted(parter: Parter, text: str, meant: str) ->
         "https://example.com/#fuckyou &#39; &#x27;",
         "#cee3f8 #00cbec #deadbeef #123",
         "i" + "hateyou" * 9,  # too long
+        "#NotNow" + "AndNotToday" * 13,
         "",
     ],
 )
