@@ -85,7 +85,8 @@ def train_screener(
     of the same words (recipes/contrasts.toml says how such a file looks).
 
     A screener goes on learning where --base is one: it keeps its embedding, and what it
-    says of fluency, unless --fluency-judge is given.
+    says of fluency, unless --fluency-judge is given. With --retain 1 it keeps what it says
+    of toxicity as well, but for contrasts that it is not sure of, which it learns.
 
     \b
     Examples:
