@@ -198,14 +198,12 @@ def go_on(run: Path, words: int, config: FirstStageConfig) -> FirstStageNet:
     if not (run / WEIGHTS).is_file():
         raise ModelError(f"{run} holds no run of `sro-edge train-first-stage` to go on from")
     net = load(run / WEIGHTS)
-    size = (words, config.width, config.channels)
-    found = (*net.table.weight.shape, net.first.out_channels)
-    if found != size:
+    tokens, width, channels = *net.table.weight.shape, net.first.out_channels
+    if (tokens, width, channels) != (words, config.width, config.channels):
         raise ModelError(
-            "the first stage of {} has {:,} tokens, a width of {} and {} channels".format(
-                run, *found
-            )
-            + ", but {:,}, {} and {} are asked for: begin anew, without --init".format(*size)
+            f"the first stage of {run} has {tokens:,} tokens, a width of {width} and {channels} "
+            f"channels, but {words:,}, {config.width} and {config.channels} are asked for: begin "
+            "anew, without --init"
         )
     return net
 
