@@ -75,10 +75,10 @@ def screener_loss(
     """Binary cross entropy of the labels where known, plus distillation of the embedding.
 
     Without a fluency label or a teacher, their parts of the loss are left out. A ``fluency_judge``
-    has the word on how fluent a text is, for a copy that lost a word may be whole. With
-    ``config.retain``, all texts but contrasts of which it is not sure are to keep the toxicity that
-    an ``earlier`` screener gives them (learning without forgetting, Li and Hoiem 2016, arXiv
-    1606.09282).
+    has the word on how fluent a text is, for a copy that lost a word may be whole; without one, an
+    ``earlier`` screener has it. With ``config.retain``, all texts but contrasts of which it is not
+    sure are to keep the toxicity that it gives them (learning without forgetting, Li and Hoiem
+    2016, arXiv 1606.09282).
     """
     encoded = tokenizer(
         [read_out(r.text) for r in rows],
@@ -87,7 +87,7 @@ def screener_loss(
         max_length=config.max_length,
         return_tensors="pt",
     ).to(model.device)
-    if earlier is not None and config.retain:
+    if earlier is not None:
         rows = _retained(rows, earlier, config.retain)
     if fluency_judge is not None:
         asked = [i for i, row in enumerate(rows) if row.fluent != UNKNOWN]
@@ -117,16 +117,21 @@ def screener_loss(
 
 
 def _retained(rows: Sequence[Row], earlier: Classifier, weight: float) -> list[Row]:
-    """The rows with the toxicity that ``earlier`` gives them, but for what is new to it.
+    """The rows with what ``earlier`` says of them: fluency, and toxicity but of what is new to it.
 
-    A label counts for the rest of ``weight``; where there is none, nothing else counts.
+    A toxicity label counts for the rest of ``weight``; where there is none, nothing else counts.
     """
-    said = earlier.judge([row.text for row in rows]).toxicity.tolist()
-    kept = []
-    for row, p in zip(rows, said, strict=True):
+    kept = list(rows)
+    asked = [i for i, row in enumerate(rows) if weight or row.fluent != UNKNOWN]
+    said = earlier.judge([rows[i].text for i in asked])
+    assert said.fluency is not None  # its labels say that it has one
+    for i, p, fluent in zip(asked, said.toxicity.tolist(), said.fluency.tolist(), strict=True):
+        row = rows[i] if rows[i].fluent == UNKNOWN else rows[i]._replace(fluent=fluent)
         label = p if row.toxic == UNKNOWN else row.toxic
         unlearned = row.contrast and abs(p - label) > _UNSURE
-        kept.append(row if unlearned else row._replace(toxic=weight * p + (1 - weight) * label))
+        if weight and not unlearned:
+            row = row._replace(toxic=weight * p + (1 - weight) * label)
+        kept[i] = row
     return kept
 
 
@@ -182,7 +187,6 @@ def train_screener(
                 f"{config.base} is a screener with a fluency output, which would be lost: give "
                 "--sentences, and --fluency-rows above 0, to go on from it"
             )
-        fluency_judge = fluency_judge or _own_fluency(earlier)
     elif config.retain:
         raise InputError(
             f"{config.base} is no screener, so there is nothing of its to retain: leave out "
@@ -194,7 +198,9 @@ def train_screener(
     if config.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
     steps = screener_steps(len(train.texts), config, sentences=bool(sentences))
-    mix = JUDGE_MIX if fluency_judge is not None else SCREENER_MIX
+    mix = SCREENER_MIX if fluency_judge is None and earlier is None else JUDGE_MIX
+    if fluency_judge is not None and not config.retain:
+        earlier = None  # it has nothing to say
     fine_tune(
         model,
         lambda skip: batches(train, sentences, config, mix, skip),
@@ -213,17 +219,6 @@ def _earlier(base: str) -> Classifier | None:
     folder = model_folder(resolve(base))
     names = label_names(AutoConfig.from_pretrained(folder))
     return Classifier.load(folder) if LABELS[1] in names else None
-
-
-def _own_fluency(screener: Classifier) -> FluentOf:
-    """What a screener says of fluency."""
-
-    def fluent(texts: Sequence[str]) -> torch.Tensor:
-        found = screener.judge(texts).fluency
-        assert found is not None  # its labels say that it has one
-        return found
-
-    return fluent
 
 
 def calibrate(
