@@ -198,7 +198,8 @@ def go_on(run: Path, words: int, config: FirstStageConfig) -> FirstStageNet:
     if not (run / WEIGHTS).is_file():
         raise ModelError(f"{run} holds no run of `sro-edge train-first-stage` to go on from")
     net = load(run / WEIGHTS)
-    tokens, width, channels = *net.table.weight.shape, net.first.out_channels
+    tokens, width = net.table.weight.shape
+    channels = net.first.out_channels
     if (tokens, width, channels) != (words, config.width, config.channels):
         raise ModelError(
             f"the first stage of {run} has {tokens:,} tokens, a width of {width} and {channels} "
