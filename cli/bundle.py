@@ -12,6 +12,7 @@ import click
 
 from sro_edge.cli._shared import PATH
 from sro_edge.cli.bundle_build import build
+from sro_edge.cli.bundle_restore import restore
 
 if TYPE_CHECKING:
     from sro_edge.bundle import Bundle
@@ -111,6 +112,7 @@ def unpack(file: Path, output: Path | None, overwrite: bool) -> None:
 
 
 bundle.add_command(build)
+bundle.add_command(restore)
 
 
 def _facts(opened: Bundle) -> Iterator[tuple[str, str]]:

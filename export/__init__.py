@@ -1,14 +1,15 @@
-"""From trained models to a bundle for the edge: GGUF, ONNX, and the proof that both are right."""
+"""From trained models to a bundle for the edge and back: GGUF, ONNX, and the proof of both."""
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["ExportConfig", "export_bundle"]
+__all__ = ["ExportConfig", "export_bundle", "restore_bundle"]
 
 if TYPE_CHECKING:
     from sro_edge.export.bundler import export_bundle
     from sro_edge.export.config import ExportConfig
+    from sro_edge.export.restore import restore_bundle
 
-_HOMES = {"ExportConfig": "config", "export_bundle": "bundler"}
+_HOMES = {"ExportConfig": "config", "export_bundle": "bundler", "restore_bundle": "restore"}
 
 
 def __getattr__(name: str) -> Any:
