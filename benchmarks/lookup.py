@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from record import keep
 from rich.console import Console
 from rich.table import Table
 from throughput import toxic_comments
@@ -57,8 +58,7 @@ def main() -> None:
         "ways": {way: compare(pair, comments, options.rounds) for way, pair in ways.items()},
     }
     show(result)
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    keep(options.out, result, "machine.simd")
     print(json.dumps(result))
 
 

@@ -80,7 +80,8 @@ def main() -> None:
         peaks = [row["parent_mb"] + row["child_mb"] for row in rows]
         result["memory_growth"] = round(peaks[-1] / peaks[0] - 1, 4)
     _show(rows)
-    keep(options.out, result, "command", "clean_heavy", "cleared", "cascade", "threads")
+    alike = ("command", "clean_heavy", "cleared", "cascade", "threads", "machine.simd")
+    keep(options.out, result, *alike)
     print(json.dumps(result))
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 
 def earlier(out: Path | None, result: dict[str, Any], *alike: str) -> dict[str, Any]:
-    """What ``out`` holds that has the values of ``result`` under the keys ``alike``; else empty."""
+    """What ``out`` holds that has the values of ``result`` under the keys ``alike``; else empty.
+
+    A key with a dot, ``machine.simd``, is one of an object.
+    """
     return next((one for one in _read(out) if _same(one, result, alike)), {})
 
 
@@ -26,4 +29,10 @@ def _read(out: Path | None) -> list[dict[str, Any]]:
 
 
 def _same(one: dict[str, Any], other: dict[str, Any], alike: tuple[str, ...]) -> bool:
-    return all(one.get(key) == other.get(key) for key in alike)
+    return all(_value(one, key) == _value(other, key) for key in alike)
+
+
+def _value(one: Any, key: str) -> Any:
+    for part in key.split("."):
+        one = (one or {}).get(part)
+    return one

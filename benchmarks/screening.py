@@ -60,7 +60,7 @@ def main() -> None:
         "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
         "threshold": threshold,
     }
-    known = earlier(options.out, result, "bundle", "threshold")
+    known = earlier(options.out, result, "bundle", "threshold", "machine.simd")
     if "speed" in options.parts:
         result["speed"] = _speed(options, screener, stage, texts)
     if "misses" in options.parts:
@@ -70,7 +70,7 @@ def main() -> None:
             result["misses"][name] = _added(result["misses"].get(name), found)
     result = {**known, **result}
     _show(result)
-    keep(options.out, result, "question")
+    keep(options.out, result, "question", "machine.simd")
     print(json.dumps(result))
 
 

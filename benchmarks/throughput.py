@@ -15,7 +15,7 @@ bundle is what it is. Rivals run in turns, A B A B; the medians of the ratios ar
                    logits asked of the same share of them: what no engine can pass without guessing
 
 `--parts` picks some of them. The last line on stdout is one JSON object, which takes
-its model's place in the list in `--out`.
+place of the same model's on such a processor in the list in `--out`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
         "races": races,
     }
     show(result)
-    keep(options.out, result, "model")
+    keep(options.out, result, "model", "machine.simd")
     print(json.dumps(result))
 
 

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 _PROC, _SYS = Path("/proc"), Path("/sys")
+# Vector instructions that decide how fast matrices are multiplied, the best first.
+_SIMD = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp", "asimd")
 _PACKAGES = ("sro-edge", "llama-cpp-python", "onnxruntime", "torch", "transformers", "pyarrow")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor name, usable physical cores, versions of Python and the packages at work."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
-        if line.startswith("model name")
-    ]
+    """Processor, its best vector instructions, usable physical cores, versions of the packages."""
+    lines = (line.partition(":") for line in _read(_PROC / "cpuinfo").splitlines())
+    about = {name.strip(): value.strip() for name, _, value in lines}
+    flags = set(about.get("flags", about.get("Features", "")).split())
     versions = {}
     for package in _PACKAGES:
         try:
@@ -30,7 +29,8 @@ def describe_machine() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": about.get("model name") or platform.processor(),
+        "simd": next((name for name in _SIMD if name in flags), "unknown"),
         "cores": physical_cores(),
         "python": platform.python_version(),
         "versions": versions,
