@@ -12,6 +12,7 @@ from sro_edge.screener import Scores, passes
 if TYPE_CHECKING:
     from sro_edge.bundle import Thresholds
     from sro_edge.job import Piece
+    from sro_edge.proposals import Made
 
 _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled against
 _LAST = 1e-3  # what one flaw leaves of the worth of an answer: it is taken where there is no better
@@ -46,7 +47,7 @@ class Choice:
     def take(
         self,
         pieces: Sequence[Piece],
-        candidates: Mapping[str, Mapping[str, str]],
+        candidates: Mapping[str, Mapping[str, Made]],
         *,
         sampled: bool,
         last: bool = False,
@@ -55,8 +56,7 @@ class Choice:
 
         Args:
             pieces: what is open.
-            candidates: of each piece's text, with what made them: ``greedy``, ``substitute``,
-                ``sample`` or ``delete``.
+            candidates: of each piece's text, with what made them.
             sampled: whether samples will follow.
             last: whether there is nothing else to hope for.
         """
@@ -74,10 +74,11 @@ class Choice:
             for answer in usable.get(piece.text, ()):
                 if answer in piece.spent:
                     continue
-                engine = candidates[piece.text][answer]
-                value, reason = self._value(scores, row, piece, answer, engine)
+                made = candidates[piece.text][answer]
+                value, flaws, reason = self._value(scores, row, piece, answer, made)
                 if value > piece.worth:
-                    piece.worth, piece.answer, piece.engine = value, answer, engine
+                    piece.worth, piece.flaws = value, flaws
+                    piece.answer, piece.engine = answer, made.engine
                 elif reason == "meaning":
                     piece.reason = reason
         self._doubt([piece for piece in pieces if piece.answer], sampled, last)
@@ -85,12 +86,13 @@ class Choice:
     def _doubt(self, pieces: Sequence[Piece], sampled: bool, last: bool) -> None:
         """Mark the pieces whose answer is worth another round: a last choice, or, where samples
         are to come, clearly less fluent than the piece."""
+        for piece in pieces:
+            piece.doubtful = not last and piece.flaws > 0
+        if not sampled:
+            return
         answers = self._score([str(piece.answer) for piece in pieces])
         before = self._score([piece.text for piece in pieces])
-        for piece, toxicity in zip(pieces, answers.toxicity.tolist(), strict=True):
-            flaws = self._flaws(str(piece.answer), piece.text, toxicity)
-            piece.doubtful = not last and flaws > 0
-        if sampled and before.fluency is not None and answers.fluency is not None:
+        if before.fluency is not None and answers.fluency is not None:
             for piece, fall in zip(pieces, before.fluency - answers.fluency, strict=True):
                 piece.doubtful |= bool(fall > _LESS_FLUENT)
 
@@ -100,33 +102,35 @@ class Choice:
         return risky + makes_up(answer, text, self._knows)
 
     def _value(
-        self, scores: Scores, row: Mapping[str, int], piece: Piece, answer: str, engine: str
-    ) -> tuple[float, str | None]:
-        """Worth of a candidate, or 0 with the reason why it does not pass.
+        self, scores: Scores, row: Mapping[str, int], piece: Piece, answer: str, made: Made
+    ) -> tuple[float, int, str | None]:
+        """Worth and flaws of a candidate, or 0 with the reason why it does not pass.
 
-        Deleted words leave holes: of the last resort only a part of the fluency is asked.
+        Deleted words leave holes: of the last resort only a part of the fluency is asked. Where the
+        table put words in the place of words, there is none; that the screener calls a short insult
+        fluent and its milder twin not then only puts that behind all other answers.
         """
         before, after = row[piece.text], row[answer]
         toxicity = float(scores.toxicity[after])
         if not passes(toxicity, self._thresholds.toxicity):
-            return 0.0, "toxic"
-        flaws = self._flaws(answer, piece.text, toxicity) + (engine == "delete")
-        value = (1.0 - toxicity) ** 2 * _LAST**flaws
+            return 0.0, 0, "toxic"
+        deletes = made.engine == "delete"
+        flaws = self._flaws(answer, piece.text, toxicity) + deletes
+        value = (1.0 - toxicity) ** 2
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
-            if similarity < least_similarity(engine, self._thresholds):
-                return 0.0, "meaning"
+            if similarity < least_similarity(made.engine, self._thresholds):
+                return 0.0, 0, "meaning"
             value *= similarity
         if scores.fluency is not None:
             fluency = float(scores.fluency[after])
             floor = scores.fluency[before] - self._thresholds.fluency_drop
-            whole = (
-                readable(scores, after, scores, before) if engine == "delete" else fluency >= floor
-            )
-            if not whole:
-                return 0.0, "meaning"
+            whole = readable(scores, after, scores, before) if deletes else fluency >= floor
+            if not whole and not (made.reworded and piece.whole):
+                return 0.0, 0, "meaning"
+            flaws += 2 * (not whole)  # deleting words comes before it
             value *= fluency
-        return max(value, 1e-9), None
+        return max(value * _LAST**flaws, 1e-15), flaws, None
 
 
 def least_similarity(engine: str | None, limits: Thresholds) -> float:

@@ -59,8 +59,8 @@ class Piece:
     """A toxic span on its way: what it was, without disguise, and what it became.
 
     ``whole`` is one that is all that the comment says, ``tried`` one that had its first round,
-    ``worth`` is that of the answer, ``doubtful`` is one that is only just good enough, ``spent``
-    are answers that passed, but the comment with them did not.
+    ``worth`` and ``flaws`` are those of the answer, ``doubtful`` is one that is only just good
+    enough, ``spent`` are answers that passed, but the comment with them did not.
     """
 
     span: Span
@@ -71,6 +71,7 @@ class Piece:
     engine: str | None = None
     reason: str = "toxic"
     worth: float = 0.0
+    flaws: int = 0
     doubtful: bool = False
     spent: set[str] = field(default_factory=set)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sro_edge.deletion import deletions
 from sro_edge.guards import tidy
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
     Score = Callable[[Sequence[str]], Scores]
 
-Proposed = dict[str, dict[str, str]]  # piece text -> candidate -> what made it, each once
+
+class Made(NamedTuple):
+    """What made a candidate: ``greedy``, ``substitute``, ``sample`` or ``delete``; and whether it
+    is the piece with other words, by the table, in the place of every toxic phrase."""
+
+    engine: str
+    reworded: bool = False
+
+
+Proposed = dict[str, dict[str, Made]]  # piece text -> candidate -> what made it, each once
 
 
 class Proposals:
@@ -81,13 +90,16 @@ class Proposals:
             self._answer(new, 0, proposed, keep)
             texts = list(dict.fromkeys(piece.text for piece in new))
             for text, said in self._substitution.candidates(texts, score).items():
-                for milder in said:
-                    proposed[text].setdefault(tidy(milder, text), "substitute")
+                for milder, reworded in said.items():
+                    tidied, made = tidy(milder, text), Made("substitute", reworded)
+                    if reworded:  # it is the table's, though the policy may have said it, too
+                        proposed[text][tidied] = made
+                    proposed[text].setdefault(tidied, made)
         if number == self._rounds:
             found = deletions(list(proposed), self.lexicon, score, self._thresholds)
             for text, left in found.items():
                 for shorter in left:
-                    proposed[text].setdefault(shorter, "delete")
+                    proposed[text].setdefault(shorter, Made("delete"))
         elif number:
             self._answer(pieces, number, proposed, keep)
         for piece in new:
@@ -104,7 +116,7 @@ class Proposals:
             for candidate in answers[text]:
                 if candidate.finished:
                     said = tidy(candidate.text, text)
-                    proposed[text].setdefault(said, "sample" if number else "greedy")
+                    proposed[text].setdefault(said, Made("sample" if number else "greedy"))
 
     def _generate(self, texts: Sequence[str], number: int, keep: int) -> dict[str, list[Candidate]]:
         """The policy's answers: a greedy one in round 0, samples in the others."""

@@ -48,8 +48,9 @@ class Substitution:
 
     def candidates(
         self, texts: Sequence[str], score: Callable[[Sequence[str]], Scores]
-    ) -> dict[str, list[str]]:
-        """Each text with what may be said instead, none where no phrase of the table stands in it.
+    ) -> dict[str, dict[str, bool]]:
+        """Each text with what may be said instead, none where no phrase of the table stands in it,
+        and whether that has other words in every phrase's place.
 
         Args:
             texts: the texts, all different.
@@ -65,14 +66,14 @@ class Substitution:
             scores = score([*texts, *(said for _, _, said in asked)])
             for row, (place, chosen, said) in enumerate(asked, len(texts)):
                 searches[place].found[chosen] = Effects.read(scores, place, row)
-                searches[place].said[said] = None
+                searches[place].said[said] = searches[place].rewords(chosen)
         return {search.text: search.candidates() for search in searches}
 
     def _places(self, text: str) -> list[_Place]:
         spans = [match.span() for match in WORDS.finditer(text)]
         tokens = [text[start:end].lower() for start, end in spans]
         found = (
-            _Place(spans[at.start][0], spans[at.stop - 1][1], self._table[phrase])
+            _Place(spans[at.start][0], spans[at.stop - 1][1], phrase, self._table[phrase])
             for at, phrase in self._finder.find(tokens)
         )
         return [place for place in found if not _is_part(text, place)]
@@ -83,7 +84,12 @@ class _Place(NamedTuple):
 
     start: int
     end: int
+    toxic: Phrase
     milder: Sequence[Phrase]
+
+    def rewords(self, number: int) -> bool:
+        """Whether a milder phrase has a word of its own: "you" for "you liar" only leaves out."""
+        return not set(self.toxic).issuperset(self.milder[number])
 
 
 class _Search:
@@ -94,11 +100,15 @@ class _Search:
         self.places = places if len(places) <= _MOST_PLACES else ()
         self.first: Chosen = (0,) * len(self.places)
         self.found: dict[Chosen, Effects] = {}
-        self.said: dict[str, None] = {}  # the texts screened, ordered, each once
+        self.said: dict[str, bool] = {}  # the texts screened, ordered; see candidates()
 
-    def candidates(self) -> list[str]:
-        """All texts screened but the text itself."""
-        return [said for said in self.said if said != self.text]
+    def candidates(self) -> dict[str, bool]:
+        """All texts screened but the text itself, and whether they reword every place."""
+        return {said: reworded for said, reworded in self.said.items() if said != self.text}
+
+    def rewords(self, chosen: Chosen) -> bool:
+        """Whether every phrase got words of its own in its place."""
+        return all(p.rewords(number) for p, number in zip(self.places, chosen, strict=True))
 
     def singles(self, _: Thresholds) -> Iterator[Chosen]:
         """The first phrase at every place, and all others at one place at a time."""

@@ -129,8 +129,23 @@ def test_a_short_insult_in_milder_words_may_be_less_similar() -> None:
     found = one("Idiot!", answers, mild=mild, **settings)
     assert (found.text, found.engine) == ("Mouse!", "substitute")
     assert found.similarity == pytest.approx(0.8)
+    said_by_both = one("Idiot!", lambda p, greedy: ["Mouse!"], mild=mild, **settings)
+    assert (said_by_both.text, said_by_both.engine) == ("Mouse!", "substitute")
     assert one("Idiot!", answers, **settings).reason == "meaning"  # the policy's own
     assert one("It is late. Idiot!", answers, mild=mild, **settings).reason == "meaning"
+
+
+def test_a_short_insult_in_milder_words_need_not_be_fluent_where_nothing_else_passes() -> None:
+    mild: Table = {("an", "idiot"): [("an", "odd", "one")], ("zz", "idiot"): [("zz",)]}
+    answers = lambda p, greedy: ["a cat"]  # noqa: E731
+    found = one("what an idiot", answers, mild=mild, delete=False)
+    assert (found.text, found.engine, found.attempts) == ("what an odd one", "substitute", 3)
+    assert one("what an idiot", answers, mild=mild).engine == "delete"
+    sampled = one("what an idiot", lambda p, greedy: ["a cat", "well, well"], mild=mild)
+    assert (sampled.text, sampled.engine) == ("well, well", "greedy")
+    longer = "It is late. What an idiot!"
+    assert one(longer, answers, mild=mild, delete=False).reason == "meaning"
+    assert one("zz idiot", answers, mild=mild, delete=False).reason == "meaning"  # no new word
 
 
 class AtOddsScreener(WordScreener):

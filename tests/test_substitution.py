@@ -74,6 +74,14 @@ def test_only_phrases_without_function_words_are_left_out_unasked() -> None:
     assert "a shame" in found("a blooming shame")  # as the table says
 
 
+def test_it_is_told_which_candidates_have_words_in_every_place() -> None:
+    said = Substitution(TABLE, LIMITS).candidates(["that git, a blooming git"], Alarms().score)
+    reworded = {text for text, every in said["that git, a blooming git"].items() if every}
+    assert "that rascal, a very rascal" in reworded
+    assert "that rascal, a rascal" in said["that git, a blooming git"]
+    assert all("very" in text and text.count(" ") == 4 for text in reworded)
+
+
 def test_combinations_are_predicted_and_few_are_screened() -> None:
     text = "you git, your numpty of a git and that git"
     screener = Alarms()
