@@ -29,7 +29,8 @@ def restore(path: Path | None, out: Path, overwrite: bool) -> None:
     Example:
       sro-edge bundle restore -o runs/embedded
       sro-edge train-screener --base runs/embedded/screener \\
-          --train labelled.parquet --dev held-out.parquet -o runs/ours
+          --train labelled.parquet --dev held-out.parquet \\
+          --sentences posts.parquet -o runs/ours
       sro-edge train --policy runs/embedded/policy --screener runs/ours \\
           --toxic toxic.parquet -o runs/rewriter
       sro-edge export runs/rewriter --screener runs/ours -o our-bundle
