@@ -64,3 +64,22 @@ def test_quotas_of_the_first_version_of_control_groups(root: Path) -> None:
 
 def test_this_machine_has_a_core() -> None:
     assert 1 <= machine.physical_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "processor", "simd"),
+    [
+        ("model name\t: Fast 9\nflags\t\t: sse avx2\n", "Fast 9", "avx2"),
+        ("model name\t: Fast 9\nflags\t\t: avx2 avx512_vnni avx512f\n", "Fast 9", "avx512_vnni"),
+        ("Features\t: fp asimd asimddp\n", "any", "asimddp"),
+        ("", "any", "unknown"),
+    ],
+)
+def test_the_processor_and_its_vector_instructions_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, processor: str, simd: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(machine, "_PROC", tmp_path)
+    monkeypatch.setattr(machine.platform, "processor", lambda: "any")
+    found = machine.describe_machine()
+    assert (found["processor"], found["simd"]) == (processor, simd)
