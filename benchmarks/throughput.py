@@ -347,7 +347,7 @@ def show(result: dict[str, Any]) -> None:
             )
         if "ceiling" in found:
             share = f"{found['share_of_ceiling']:.0%}"
-            spread = "-".join(f"{share:.0%}" for share in found.get("range_of_share", []))
+            spread = "-".join(f"{part:.0%}" for part in found.get("range_of_share", []))
             table.add_row(weights, _CEILING, "", f"{found['ceiling']:.0f}", share, spread)
     Console(stderr=True).print(table)
 

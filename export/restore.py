@@ -22,7 +22,6 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
@@ -41,12 +40,12 @@ from sro_edge.export.probes import AWKWARD, COMMENTS
 from sro_edge.export.proof_gguf import prove_logits, prove_tokens
 from sro_edge.export.proof_onnx import prove_screener
 from sro_edge.export.quiet import quiet
-from sro_edge.export.runs import open_run
+from sro_edge.export.runs import open_run, read_object
 from sro_edge.export.screener_graph import load_screener
 from sro_edge.first_stage import GRAPH
 from sro_edge.folders import new_folder
 from sro_edge.manifest import DETOXIFIER, FIRST_STAGE, LEXICON, SCREENER
-from sro_edge.training.first_stage import WEIGHTS, FirstStageNet
+from sro_edge.training.first_stage import FirstStageNet, save, with_weights
 
 _POLICY, _SCREENER, _STAGE = "policy", "screener", "first-stage"
 # What a run of each is, where the bundle does not say how its part was trained.
@@ -132,7 +131,7 @@ def _read_tokenizer(bundle: Bundle, tokens: int) -> PreTrainedTokenizerFast:
 
 def _restore_screener(bundle: Bundle, run: Path) -> list[Figure]:
     model_folder = run / "model"
-    described = json.loads((bundle.screener / "config.json").read_text("utf-8"))
+    described = read_object(bundle.screener / "config.json") or {}
     if described.get("weights") not in _STORED:
         raise ExportError(
             f"{bundle.screener} stores its weights as {described.get('weights', 'unknown')}; only "
@@ -163,11 +162,9 @@ def _restore_screener(bundle: Bundle, run: Path) -> list[Figure]:
 
 def _restore_first_stage(bundle: Bundle, run: Path) -> None:
     named = read_weights(onnx.load(bundle.screener / GRAPH))
-    words, width = named["table.weight"].shape
-    net = FirstStageNet(words, width, len(named["first.bias"]))
-    net.load_state_dict({name: torch.tensor(named[name]) for name in net.state_dict()})
     run.mkdir()
-    save_file({name: t.contiguous() for name, t in net.state_dict().items()}, run / WEIGHTS)
+    names = FirstStageNet(1, 1, 1).state_dict()  # the graph has constants, too
+    save(with_weights({name: torch.tensor(named[name]) for name in names}), run)
     _record(bundle, run, _STAGE)
 
 
@@ -203,5 +200,4 @@ def _record(bundle: Bundle, run: Path, part: str) -> None:
 
 def _is_restored(folder: Path) -> bool:
     """Whether :func:`restore_bundle` wrote ``folder``, so that another may replace it."""
-    file = folder / _POLICY / "run.json"
-    return file.is_file() and "restored" in json.loads(file.read_text("utf-8"))
+    return "restored" in (read_object(folder / _POLICY / "run.json") or {})

@@ -44,7 +44,7 @@ class Run:
         Raises:
             ExportError: the file is not a JSON object.
         """
-        return _read_object(self.model / name)
+        return read_object(self.model / name)
 
 
 def open_run(folder: Path, part: Part) -> Run:
@@ -57,7 +57,7 @@ def open_run(folder: Path, part: Part) -> Run:
     Raises:
         ExportError: there is no finished model of that kind.
     """
-    record = _read_object(folder / "run.json")
+    record = read_object(folder / "run.json")
     if record is not None and record.get("kind") not in _KINDS[part]:
         raise ExportError(
             f"{folder} is a {record.get('kind')!r} run, but a {part} was asked for, which comes "
@@ -83,7 +83,7 @@ def trained_record(run: Path, kind: str, command: str) -> dict[str, Any]:
     Raises:
         ExportError: there is none, or it is of another kind.
     """
-    record = _read_object(run / "run.json")
+    record = read_object(run / "run.json")
     if record is None or record.get("kind") != kind:
         raise ExportError(f"{run} is no finished run of {command}: give the folder that it wrote")
     return record
@@ -98,7 +98,7 @@ def newest_run(part: Part, root: Path = Path("runs")) -> Path:
     found = [
         file
         for file in root.glob("*/run.json")
-        if (_read_object(file) or {}).get("kind") in _KINDS[part]
+        if (read_object(file) or {}).get("kind") in _KINDS[part]
     ]
     if not found:
         option = "RUN" if part == "policy" else "--screener RUN"
@@ -108,7 +108,12 @@ def newest_run(part: Part, root: Path = Path("runs")) -> Path:
     return max(found, key=lambda file: file.stat().st_mtime).parent
 
 
-def _read_object(file: Path) -> dict[str, Any] | None:
+def read_object(file: Path) -> dict[str, Any] | None:
+    """The JSON object in ``file``; None where there is no such file.
+
+    Raises:
+        ExportError: it is not a JSON object.
+    """
     try:
         data = json.loads(file.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -120,7 +120,7 @@ class Job:
             if piece.answer is not None:
                 piece.spent.add(piece.answer)
             piece.tried = False
-            piece.answer, piece.worth, piece.doubtful = None, 0.0, False
+            piece.answer, piece.worth, piece.flaws, piece.doubtful = None, 0.0, 0, False
             piece.reason = reason or piece.reason
 
     def assembled(self, mask: str | None = None) -> str:

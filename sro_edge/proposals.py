@@ -91,13 +91,13 @@ class Proposals:
             texts = list(dict.fromkeys(piece.text for piece in new))
             for text, said in self._substitution.candidates(texts, score).items():
                 for milder, reworded in said.items():
-                    tidied, made = tidy(milder, text), Made("substitute", reworded)
-                    if reworded:  # it is the table's, though the policy may have said it, too
-                        proposed[text][tidied] = made
-                    proposed[text].setdefault(tidied, made)
+                    found, tidied = proposed[text], tidy(milder, text)
+                    # Reworded, it is the table's, though the policy may have said it, too.
+                    if reworded or tidied not in found:
+                        found[tidied] = Made("substitute", reworded)
         if number == self._rounds:
-            found = deletions(list(proposed), self.lexicon, score, self._thresholds)
-            for text, left in found.items():
+            shortened = deletions(list(proposed), self.lexicon, score, self._thresholds)
+            for text, left in shortened.items():
                 for shorter in left:
                     proposed[text].setdefault(shorter, Made("delete"))
         elif number:

@@ -171,7 +171,7 @@ def train_first_stage(
     }
     if init is not None:
         record["base_run"] = run_record(init)
-    save_file({name: t.contiguous() for name, t in net.state_dict().items()}, run / WEIGHTS)
+    save(net, run)
     write_json(run / "run.json", {"kind": "first-stage", "config": asdict(config), **record})
 
 
@@ -304,7 +304,16 @@ def alarms(net: FirstStageNet, screener: Screener, texts: Sequence[str]) -> Floa
 
 def load(file: Path) -> FirstStageNet:
     """The net whose weights are in ``file``."""
-    state = load_file(file)
+    return with_weights(load_file(file))
+
+
+def save(net: FirstStageNet, run: Path) -> None:
+    """Write the net's weights into ``run``."""
+    save_file({name: t.contiguous() for name, t in net.state_dict().items()}, run / WEIGHTS)
+
+
+def with_weights(state: dict[str, torch.Tensor]) -> FirstStageNet:
+    """The net of these weights, by name."""
     words, width = state["table.weight"].shape
     net = FirstStageNet(words, width, state["first.bias"].shape[0])
     net.load_state_dict(state)
