@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,9 @@ from sro_edge.cli._training import (
 )
 from sro_edge.training.config import ScreenerConfig
 
+if TYPE_CHECKING:
+    from sro_edge.training.piles import Labelled
+
 
 @click.command("train-screener")
 @click.option("--train", type=READABLE, multiple=True, help="Labelled comments (repeatable).")
@@ -34,7 +38,7 @@ from sro_edge.training.config import ScreenerConfig
     "--ordinary",
     type=READABLE,
     multiple=True,
-    help="General clean text: what a word counter flags in it is learned from as clean.",
+    help="General clean text: what is flagged in it wrongly is learned from as clean.",
 )
 @click.option("--max-ordinary", default=4_000, show_default=True, help="Taken from --ordinary.")
 @click.option(
@@ -80,13 +84,15 @@ def train_screener(
     see), that model says how broken each copy is: many bear a missing word.
 
     Clean comments gathered with a word list teach that "kill" is an insult.
-    --ordinary finds sentences of general text that only its words make look toxic.
+    --ordinary finds sentences of general text that only its words make look toxic or, where
+    --base is a screener, that the base flags although their words are harmless.
     --contrasts makes sentences of templates, such as threats beside harmless sentences
     of the same words (recipes/contrasts.toml says how such a file looks).
 
     A screener goes on learning where --base is one: it keeps its embedding, and what it
     says of fluency, unless --fluency-judge is given. With --retain 1 it keeps what it says
-    of toxicity as well, but for contrasts that it is not sure of, which it learns.
+    of toxicity as well, but for contrasts that it is not sure of, and its false alarms in
+    --ordinary, which it learns.
 
     \b
     Examples:
@@ -102,14 +108,7 @@ def train_screener(
     from sro_edge.training.contrasts import SOURCE as CONTRASTS
     from sro_edge.training.contrasts import read_contrasts
     from sro_edge.training.false_alarms import SOURCE as FALSE_ALARMS
-    from sro_edge.training.false_alarms import false_alarms
-    from sro_edge.training.piles import (
-        clean_sentences,
-        in_folds,
-        read_labelled,
-        read_plain,
-        read_texts,
-    )
+    from sro_edge.training.piles import read_labelled, read_plain, read_texts
     from sro_edge.training.screener import screener_steps
     from sro_edge.training.screener import train_screener as fit
     from sro_edge.training.screener_rows import fluency_sentences
@@ -123,8 +122,7 @@ def train_screener(
     whole, held_out = fluency_sentences(plain, comments, max_sentences, folds)
     used = labelled.within(folds)
     if ordinary:
-        spoken = [t for t in clean_sentences(read_plain(ordinary, column)) if in_folds(t, folds)]
-        alarms = false_alarms(used, spoken, max_ordinary)
+        alarms = _false_alarms(used, read_plain(ordinary, column), folds, config.base, max_ordinary)
         used = used.joined(alarms, 0, FALSE_ALARMS)
     made = [c for file in contrasts for c in read_contrasts(file)]
     for y in (0, 1):
@@ -147,3 +145,20 @@ def train_screener(
     roles |= {"ordinary": ordinary, "contrasts": contrasts}
     record_data(run, roles, folds)
     click.echo(model)
+
+
+def _false_alarms(
+    labelled: Labelled, plain: Sequence[str], folds: tuple[float, float], base: str, most: int
+) -> list[str]:
+    """Clean sentences that words alone, or a base that is a screener, take for toxic."""
+    from sro_edge.training.false_alarms import false_alarms, own_alarms
+    from sro_edge.training.piles import clean_sentences, in_folds
+    from sro_edge.training.runs import stored_thresholds
+    from sro_edge.training.screener import earlier_screener
+
+    spoken = [text for text in clean_sentences(plain) if in_folds(text, folds)]
+    earlier = earlier_screener(base)
+    if earlier is None:
+        return false_alarms(labelled, spoken, most)
+    limit = stored_thresholds(base).toxicity
+    return own_alarms(labelled, spoken, most, lambda t: earlier.judge(t).toxicity.numpy(), limit)

@@ -11,11 +11,9 @@ from sro_edge.errors import InputError
 from sro_edge.guards import survives
 from sro_edge.mild_words import Finder, read_mild
 from sro_edge.segments import words
-from sro_edge.training.false_alarms import false_alarms
 from sro_edge.training.insults import substitutes
 from sro_edge.training.ngrams import Trigrams
 from sro_edge.training.noise import ToxicNoise
-from sro_edge.training.piles import Labelled
 from sro_edge.training.rewording import Rewording
 
 TABLE = {
@@ -139,13 +137,3 @@ def test_only_the_comments_words_and_the_tables_are_allowed() -> None:
     allowed = Rewording(TABLE, [], Trigrams(CLEAN)).allowed("that moron left")
     assert {"that", "left", "person", "unwise", "the"} <= allowed
     assert "guy" not in allowed
-
-
-def test_what_words_alone_make_look_toxic_is_found_in_general_text() -> None:
-    toxic = [f"kill him now {i}" for i in range(30)]
-    clean = [f"thank you so much {i}" for i in range(30)]
-    labelled = Labelled(toxic + clean, [1] * 30 + [0] * 30, ["s"] * 60)
-    plain = ["how do i kill a process?", "thank you all", "how do i kill a process?"]
-    assert false_alarms(labelled, plain, 5) == ["how do i kill a process?"]
-    assert false_alarms(labelled, plain, 0) == []
-    assert false_alarms(labelled, [], 5) == []

@@ -252,8 +252,8 @@ def test_a_screener_retains_what_it_said_of_comments(
     rows = [
         Row("you are a moron", 0.0, UNKNOWN),
         Row("a kind person in", UNKNOWN, 0.0),
-        Row("what a moron again", 1.0, UNKNOWN, contrast=True),
-        Row("that clever child", 1.0, UNKNOWN, contrast=True),  # of which it is not sure
+        Row("what a moron again", 1.0, UNKNOWN, corrects=True),
+        Row("that clever child", 1.0, UNKNOWN, corrects=True),  # of which it is not sure
     ]
     said = earlier.judge([row.text for row in rows]).toxicity.tolist()
     model, tokenizer = load_classifier(str(screener_run / "model"))

@@ -24,7 +24,7 @@ class ScreenerConfig:
     freeze_embeddings: bool = field(default=True, metadata={"help": "keep the word embeddings"})
     retain: float = field(
         default=0.0,
-        metadata={"help": "weight of what a screener --base says, but of contrasts new to it"},
+        metadata={"help": "weight of what a screener --base says, but of corrections new to it"},
     )
     recall: float = field(
         default=0.0,

@@ -39,7 +39,7 @@ from sro_edge.training.runs import model_folder, run_record
 from sro_edge.training.screener_rows import UNKNOWN, Row, batches
 
 LABELS = ("toxic", "fluent")
-_UNSURE = 0.25  # farther from its label a contrast is one that a screener has still to learn
+_UNSURE = 0.25  # farther from its label a correction is one that a screener has still to learn
 
 FluentOf = Callable[[Sequence[str]], torch.Tensor]  # texts -> how fluent each is, in [0, 1]
 
@@ -76,9 +76,9 @@ def screener_loss(
 
     Without a fluency label or a teacher, their parts of the loss are left out. A ``fluency_judge``
     has the word on how fluent a text is, for a copy that lost a word may be whole; without one, an
-    ``earlier`` screener has it. With ``config.retain``, all texts but contrasts of which it is not
-    sure are to keep the toxicity that it gives them (learning without forgetting, Li and Hoiem
-    2016, arXiv 1606.09282).
+    ``earlier`` screener has it. With ``config.retain``, all texts but corrections of which it is
+    not sure are to keep the toxicity that it gives them (learning without forgetting, Li and
+    Hoiem 2016, arXiv 1606.09282).
     """
     encoded = tokenizer(
         [read_out(r.text) for r in rows],
@@ -128,7 +128,7 @@ def _retained(rows: Sequence[Row], earlier: Classifier, weight: float) -> list[R
     for i, p, fluent in zip(asked, said.toxicity.tolist(), said.fluency.tolist(), strict=True):
         row = rows[i] if rows[i].fluent == UNKNOWN else rows[i]._replace(fluent=fluent)
         label = p if row.toxic == UNKNOWN else row.toxic
-        unlearned = row.contrast and abs(p - label) > _UNSURE
+        unlearned = row.corrects and abs(p - label) > _UNSURE
         if weight and not unlearned:
             row = row._replace(toxic=weight * p + (1 - weight) * label)
         kept[i] = row
@@ -180,7 +180,7 @@ def train_screener(
     torch.manual_seed(config.seed)
     embeds = config.distill_weight > 0
     learned = LABELS if sentences and config.fluency_rows else LABELS[:1]
-    earlier = _earlier(config.base)
+    earlier = earlier_screener(config.base)
     if earlier is not None:
         if learned != LABELS:
             raise InputError(
@@ -214,7 +214,7 @@ def train_screener(
     return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
 
 
-def _earlier(base: str) -> Classifier | None:
+def earlier_screener(base: str) -> Classifier | None:
     """The screener that goes on learning, as it was; None where ``base`` is none."""
     folder = model_folder(resolve(base))
     names = label_names(AutoConfig.from_pretrained(folder))

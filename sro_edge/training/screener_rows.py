@@ -10,19 +10,21 @@ from sro_edge.segments import words
 from sro_edge.training.config import ScreenerConfig
 from sro_edge.training.contrasts import SOURCE as CONTRASTS
 from sro_edge.training.corruption import SCREENER_MIX, Corruptor
+from sro_edge.training.false_alarms import SOURCE as FALSE_ALARMS
 from sro_edge.training.piles import Labelled, clean_sentences, fold
 
 UNKNOWN = -1.0  # label of an answer that a row does not train
+_CORRECTIONS = (CONTRASTS, FALSE_ALARMS)
 
 
 class Row(NamedTuple):
-    """One text with its labels, :data:`UNKNOWN` where it has none, and whether it is made of a
-    template."""
+    """One text with its labels, :data:`UNKNOWN` where it has none, and whether it ``corrects`` what
+    an earlier screener says: it is made of a template, or was a false alarm."""
 
     text: str
     toxic: float
     fluent: float
-    contrast: bool = False
+    corrects: bool = False
 
 
 def make_rows(
@@ -34,7 +36,7 @@ def make_rows(
 ) -> list[Row]:
     """The shuffled rows of one epoch: labelled comments, and whole and broken sentences."""
     rng = random.Random(f"{config.seed}/{epoch}")
-    rows = [Row(t, float(y), UNKNOWN, s == CONTRASTS) for t, y, s in zip(*train, strict=True)]
+    rows = [Row(t, float(y), UNKNOWN, s in _CORRECTIONS) for t, y, s in zip(*train, strict=True)]
     wanted = int(config.fluency_rows * len(rows)) if sentences else 0
     vocabulary = [w for s in rng.sample(sentences, min(2000, len(sentences))) for w in words(s)]
     corruptor = Corruptor(vocabulary, mix)
