@@ -18,7 +18,9 @@ _LESS_FLUENT = 0.1  # fall of fluency from which on a greedy answer is sampled a
 _LAST = 1e-3  # what one flaw leaves of the worth of an answer: it is taken where there is no better
 _MILDER = 0.7  # share of the lowest similarity that milder words by a table must reach
 _READABLE = 0.5  # share of a piece's fluency that it must have without some of its words
-_RISKY = 0.3  # share of the threshold above which an answer is taken only if none is below it
+_WRITTEN = 1.25  # what a phrase that people wrote for a phrase is worth more than it scores
+# Share of the threshold above which an answer is taken only if none is below it.
+_RISKY, _RISKY_WRITTEN = 0.3, 0.45
 
 
 class Choice:
@@ -96,10 +98,11 @@ class Choice:
             for piece, fall in zip(pieces, before.fluency - answers.fluency, strict=True):
                 piece.doubtful |= bool(fall > _LESS_FLUENT)
 
-    def _flaws(self, answer: str, text: str, toxicity: float) -> int:
+    def _flaws(self, answer: str, text: str, toxicity: float, made: Made) -> int:
         """How much speaks for taking an answer only where there is no better one."""
-        risky = toxicity > self._thresholds.toxicity * _RISKY
-        return risky + makes_up(answer, text, self._knows)
+        share = _RISKY_WRITTEN if made.worded.as_written else _RISKY
+        risky = toxicity > self._thresholds.toxicity * share
+        return risky + makes_up(answer, text, self._knows) + (made.engine == "delete")
 
     def _value(
         self, scores: Scores, row: Mapping[str, int], piece: Piece, answer: str, made: Made
@@ -115,8 +118,8 @@ class Choice:
         if not passes(toxicity, self._thresholds.toxicity):
             return 0.0, 0, "toxic"
         deletes = made.engine == "delete"
-        flaws = self._flaws(answer, piece.text, toxicity) + deletes
-        value = (1.0 - toxicity) ** 2
+        flaws = self._flaws(answer, piece.text, toxicity, made)
+        value = (1.0 - toxicity) ** 2 * (_WRITTEN if made.worded.as_written else 1.0)
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
             if similarity < least_similarity(made.engine, self._thresholds):
@@ -126,7 +129,7 @@ class Choice:
             fluency = float(scores.fluency[after])
             floor = scores.fluency[before] - self._thresholds.fluency_drop
             whole = readable(scores, after, scores, before) if deletes else fluency >= floor
-            if not whole and not (made.reworded and piece.whole):
+            if not whole and not (made.worded.everywhere and piece.whole):
                 return 0.0, 0, "meaning"
             flaws += 2 * (not whole)  # deleting words comes before it
             value *= fluency

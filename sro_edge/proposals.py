@@ -15,7 +15,7 @@ from sro_edge.deletion import deletions
 from sro_edge.guards import tidy
 from sro_edge.job import Piece, why_unusable
 from sro_edge.memo import remember
-from sro_edge.substitution import Substitution
+from sro_edge.substitution import Substitution, Worded
 
 if TYPE_CHECKING:
     from sro_edge.bundle import Bundle, Sampling, Thresholds
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class Made(NamedTuple):
-    """What made a candidate: ``greedy``, ``substitute``, ``sample`` or ``delete``; and whether it
-    is the piece with other words, by the table, in the place of every toxic phrase."""
+    """What made a candidate: ``greedy``, ``substitute``, ``sample`` or ``delete``; and how it is
+    worded, if the table has it."""
 
     engine: str
-    reworded: bool = False
+    worded: Worded = Worded(everywhere=False, as_written=False)
 
 
 Proposed = dict[str, dict[str, Made]]  # piece text -> candidate -> what made it, each once
@@ -90,11 +90,11 @@ class Proposals:
             self._answer(new, 0, proposed, keep)
             texts = list(dict.fromkeys(piece.text for piece in new))
             for text, said in self._substitution.candidates(texts, score).items():
-                for milder, reworded in said.items():
+                for milder, worded in said.items():
                     found, tidied = proposed[text], tidy(milder, text)
                     # Reworded, it is the table's, though the policy may have said it, too.
-                    if reworded or tidied not in found:
-                        found[tidied] = Made("substitute", reworded)
+                    if any(worded) or tidied not in found:
+                        found[tidied] = Made("substitute", worded)
         if number == self._rounds:
             shortened = deletions(list(proposed), self.lexicon, score, self._thresholds)
             for text, left in shortened.items():

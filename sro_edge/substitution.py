@@ -15,6 +15,7 @@ from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from sro_edge.effects import Effects
+from sro_edge.fitting import fitting
 from sro_edge.mild_words import Finder, Phrase, Table, with_nothing
 from sro_edge.prompt import recase
 from sro_edge.segments import WORDS
@@ -33,6 +34,19 @@ _LOW_I = re.compile(r"\bi\b")
 Chosen = tuple[int, ...]  # which of a place's phrases stands there, for each place
 
 
+class Worded(NamedTuple):
+    """What a candidate has in the place of the toxic phrases.
+
+    Args:
+        everywhere: whether other words stand for every one.
+        as_written: whether there are phrases of several words, and for each stands what the table
+            has for it: who wrote that had a sentence in mind, as with a single word he had not.
+    """
+
+    everywhere: bool
+    as_written: bool
+
+
 class Substitution:
     """Finds candidates by a table of milder words.
 
@@ -43,14 +57,15 @@ class Substitution:
 
     def __init__(self, table: Table, limits: Thresholds) -> None:
         self._limits = limits
+        self._written = table
         self._table = with_nothing(table)
         self._finder = Finder(self._table)
 
     def candidates(
         self, texts: Sequence[str], score: Callable[[Sequence[str]], Scores]
-    ) -> dict[str, dict[str, bool]]:
+    ) -> dict[str, dict[str, Worded]]:
         """Each text with what may be said instead, none where no phrase of the table stands in it,
-        and whether that has other words in every phrase's place.
+        and how that is worded.
 
         Args:
             texts: the texts, all different.
@@ -66,16 +81,17 @@ class Substitution:
             scores = score([*texts, *(said for _, _, said in asked)])
             for row, (place, chosen, said) in enumerate(asked, len(texts)):
                 searches[place].found[chosen] = Effects.read(scores, place, row)
-                searches[place].said[said] = searches[place].rewords(chosen)
+                searches[place].said[said] = searches[place].worded(chosen)
         return {search.text: search.candidates() for search in searches}
 
     def _places(self, text: str) -> list[_Place]:
         spans = [match.span() for match in WORDS.finditer(text)]
         tokens = [text[start:end].lower() for start, end in spans]
-        found = (
-            _Place(spans[at.start][0], spans[at.stop - 1][1], phrase, self._table[phrase])
-            for at, phrase in self._finder.find(tokens)
-        )
+        found = []
+        for at, toxic, milder, address in fitting(self._finder.find(tokens), tokens, self._table):
+            start, end = spans[at.start][0], spans[at.stop - 1][1]
+            written = milder if address else self._written[toxic]
+            found.append(_Place(start, end, toxic, milder, written))
         return [place for place in found if not _is_part(text, place)]
 
 
@@ -86,10 +102,15 @@ class _Place(NamedTuple):
     end: int
     toxic: Phrase
     milder: Sequence[Phrase]
+    written: Sequence[Phrase]  # what the table has, and nothing, where it is only an address
 
     def rewords(self, number: int) -> bool:
         """Whether a milder phrase has a word of its own: "you" for "you liar" only leaves out."""
         return not set(self.toxic).issuperset(self.milder[number])
+
+    def as_written(self, number: int) -> bool:
+        """Whether what stands there was written for this phrase."""
+        return self.milder[number] in self.written
 
 
 class _Search:
@@ -100,15 +121,20 @@ class _Search:
         self.places = places if len(places) <= _MOST_PLACES else ()
         self.first: Chosen = (0,) * len(self.places)
         self.found: dict[Chosen, Effects] = {}
-        self.said: dict[str, bool] = {}  # the texts screened, ordered; see candidates()
+        self.said: dict[str, Worded] = {}  # the texts screened, ordered; see candidates()
 
-    def candidates(self) -> dict[str, bool]:
-        """All texts screened but the text itself, and whether they reword every place."""
-        return {said: reworded for said, reworded in self.said.items() if said != self.text}
+    def candidates(self) -> dict[str, Worded]:
+        """All texts screened but the text itself, and how they are worded."""
+        return {said: worded for said, worded in self.said.items() if said != self.text}
 
-    def rewords(self, chosen: Chosen) -> bool:
-        """Whether every phrase got words of its own in its place."""
-        return all(p.rewords(number) for p, number in zip(self.places, chosen, strict=True))
+    def worded(self, chosen: Chosen) -> Worded:
+        """What stands in the place of the phrases."""
+        places = list(zip(self.places, chosen, strict=True))
+        several = [(place, number) for place, number in places if len(place.toxic) > 1]
+        return Worded(
+            all(place.rewords(number) for place, number in places),
+            bool(several) and all(place.as_written(number) for place, number in several),
+        )
 
     def singles(self, _: Thresholds) -> Iterator[Chosen]:
         """The first phrase at every place, and all others at one place at a time."""
@@ -166,7 +192,7 @@ def _is_part(text: str, place: _Place) -> bool:
 
 def _closed(out: str, rest: str) -> tuple[str, str]:
     """Both sides of a phrase that went: one white space between them, and no comma left over."""
-    if rest[:1] and rest[0] in _MARKS:
-        return out.rstrip().rstrip(",;:"), rest
+    if not rest or rest[0] in _MARKS:
+        return out.rstrip().rstrip(",;:"), rest if out.strip() else rest.lstrip(",;: ")
     opens = not out or out[-1].isspace() or out[-1] in _OPENING
     return out, rest.lstrip() if opens else rest

@@ -122,6 +122,14 @@ def test_a_table_of_milder_words_stands_beside_the_greedy_answer() -> None:
     assert (found.text, found.engine) == ("too bad. Unwise!", "substitute")
 
 
+def test_what_the_table_has_for_a_phrase_counts_more_and_for_a_word_does_not() -> None:
+    def engine(mild: Table) -> str | None:
+        return one("what an idiot", lambda p, greedy: ["what a flat tyre"], mild=mild).engine
+
+    assert engine({("idiot",): [("mouse",)]}) == "greedy"  # .81 x 1 x .75 against .81 x .8 x .9
+    assert engine({("an", "idiot"): [("a", "mouse")]}) == "substitute"
+
+
 def test_a_short_insult_in_milder_words_may_be_less_similar() -> None:
     mild: Table = {("idiot",): [("mouse",)]}
     settings = {"thresholds": Thresholds(0.5, 0.9, 0.2), "delete": False}  # a mouse is .8 similar
