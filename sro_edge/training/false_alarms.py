@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sro_edge.training.piles import Labelled
 
 SOURCE = "false alarms"
-MOST_ASKED = 150_000  # sentences that a screener is asked about: ten minutes on two cores
+MOST_ASKED = 150_000  # sentences that a screener is asked about: a quarter of an hour on two cores
 _FLAGGED, _HARMLESS = 0.5, 0.3  # so few of what the screener flags are insults
 
 Scorer = Callable[[Sequence[str]], npt.NDArray[np.floating[Any]]]  # N texts -> toxicity, (N,)
