@@ -28,7 +28,8 @@ class Choice:
 
     The square, for another judge calls clean what is far below the threshold, not just below it. An
     answer that is not far below, or has a word that is made up, or misses words, has a flaw: it is
-    the best only where all have.
+    the best only where all have. What the table has for a phrase of several words is worth more
+    than that, and need be less far below: the fluency output sees few holes that others leave.
 
     Args:
         thresholds: what a candidate must reach.

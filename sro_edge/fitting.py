@@ -15,21 +15,23 @@ from sro_edge.negation import FUNCTION_WORDS
 
 _AN = frozenset("a an one".split())
 _YOU = frozenset("you u ya ye".split())
-_PEOPLE = frozenset(
+_NAMES = _YOU | frozenset(
     "person people man men woman women guy guys girl girls boy boys child children one ones fellow"
     " fellows kid kids".split()
 )
 _ARTICLES = frozenset("a an the my your his our their its every".split())
-_POINTERS = frozenset("this that these those some any no".split()) | _YOU
+_BEFORE_NAMES = _ARTICLES | _YOU | frozenset("this that these those some any no".split())
 _DEGREES = frozenset("most very too such".split())
 _LINKS = frozenset(
     "am is are was were be been being r s m re i'm you're he's she's it's we're they're".split()
 )
-_BEFORE_NOUNS = frozenset(
-    "these those of with for from than at by into like as so more and or".split()
+_WAITING = (
+    _ARTICLES
+    | _LINKS
+    | frozenset("these those of with for from than at by into like as so more and or".split())
 )
 _WHO = frozenset("who whose that which".split())
-_RELATIVES = _WHO | frozenset("with of from".split())
+_BEHIND_PREDICATES = FUNCTION_WORDS - _WHO - frozenset("with of from".split())
 # What follows a word that waits for another where that one is missing.
 _CLOSERS = frozenset(
     "and or but if because cause of than when while who which is are was were".split()
@@ -58,7 +60,8 @@ def fitting(found: Sequence[Found], tokens: Sequence[str], table: Table) -> Iter
     """
     for run in _side_by_side(found):
         first, last = run[0].place.start, run[-1].place.stop
-        first -= run[0].phrase[0] not in _YOU and _word(tokens, first - 1) in _YOU
+        if run[0].phrase[0] not in _YOU and _word(tokens, first - 1) in _YOU:
+            first -= 1
         if _is_address(slice(first, last), tokens, table[run[-1].phrase]):
             toxic = tuple(tokens[first:last])
             milder = list(dict.fromkeys([(), *table.get(toxic, ())]))
@@ -93,7 +96,7 @@ def _is_address(place: slice, tokens: Sequence[str], milder: Sequence[Phrase]) -
     """
     apart = _word(tokens, place.start - 1) is None and _word(tokens, place.stop) is None
     others = (*tokens[: place.start], *tokens[place.stop :])
-    names = any(phrase and phrase[-1] in _PEOPLE | _YOU for phrase in milder)
+    names = any(phrase and phrase[-1] in _NAMES for phrase in milder)
     return tokens[place.start] in _YOU and apart and names and any(t[:1].isalnum() for t in others)
 
 
@@ -102,9 +105,9 @@ def _fits(phrase: Phrase, toxic: Phrase, before: str | None, behind: str | None)
     if not phrase:
         return not _leaves_hole(before, behind)
     if phrase[0] in _NEGATED and toxic[0] not in _LINKS:  # what is said of somebody, no name
-        return before not in _ARTICLES | _POINTERS
+        return before not in _BEFORE_NAMES
     if not _AN.isdisjoint(toxic[:2]) and _AN.isdisjoint(phrase):  # likewise: "a git", "unpleasant"
-        return behind is None or behind in FUNCTION_WORDS - _RELATIVES
+        return behind is None or behind in _BEHIND_PREDICATES
     return behind not in _WHO or _WHO.isdisjoint(phrase)
 
 
@@ -113,7 +116,7 @@ def _leaves_hole(before: str | None, behind: str | None) -> bool:
     if before in _DEGREES:
         return True
     closed = behind is None or behind in _CLOSERS
-    return closed and before in _ARTICLES | _LINKS | _BEFORE_NOUNS
+    return closed and before in _WAITING
 
 
 def _word(tokens: Sequence[str], at: int) -> str | None:
