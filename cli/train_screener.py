@@ -24,6 +24,7 @@ from sro_edge.cli._training import (
 from sro_edge.training.config import ScreenerConfig
 
 if TYPE_CHECKING:
+    from sro_edge.training.follower import Classifier
     from sro_edge.training.piles import Labelled
 
 
@@ -108,8 +109,14 @@ def train_screener(
     from sro_edge.training.contrasts import SOURCE as CONTRASTS
     from sro_edge.training.contrasts import read_contrasts
     from sro_edge.training.false_alarms import SOURCE as FALSE_ALARMS
-    from sro_edge.training.piles import read_labelled, read_plain, read_texts
-    from sro_edge.training.screener import screener_steps
+    from sro_edge.training.piles import (
+        clean_sentences,
+        in_folds,
+        read_labelled,
+        read_plain,
+        read_texts,
+    )
+    from sro_edge.training.screener import earlier_screener, screener_steps
     from sro_edge.training.screener import train_screener as fit
     from sro_edge.training.screener_rows import fluency_sentences
 
@@ -122,7 +129,9 @@ def train_screener(
     whole, held_out = fluency_sentences(plain, comments, max_sentences, folds)
     used = labelled.within(folds)
     if ordinary:
-        alarms = _false_alarms(used, read_plain(ordinary, column), folds, config.base, max_ordinary)
+        earlier = earlier_screener(config, sentences=bool(whole))  # says at once what cannot work
+        spoken = [t for t in clean_sentences(read_plain(ordinary, column)) if in_folds(t, folds)]
+        alarms = _false_alarms(used, spoken, max_ordinary, config.base, earlier)
         used = used.joined(alarms, 0, FALSE_ALARMS)
     made = [c for file in contrasts for c in read_contrasts(file)]
     for y in (0, 1):
@@ -148,16 +157,12 @@ def train_screener(
 
 
 def _false_alarms(
-    labelled: Labelled, plain: Sequence[str], folds: tuple[float, float], base: str, most: int
+    labelled: Labelled, spoken: Sequence[str], most: int, base: str, earlier: Classifier | None
 ) -> list[str]:
     """Clean sentences that words alone, or a base that is a screener, take for toxic."""
     from sro_edge.training.false_alarms import false_alarms, own_alarms
-    from sro_edge.training.piles import clean_sentences, in_folds
     from sro_edge.training.runs import stored_thresholds
-    from sro_edge.training.screener import earlier_screener
 
-    spoken = [text for text in clean_sentences(plain) if in_folds(text, folds)]
-    earlier = earlier_screener(base)
     if earlier is None:
         return false_alarms(labelled, spoken, most)
     limit = stored_thresholds(base).toxicity

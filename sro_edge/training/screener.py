@@ -180,18 +180,7 @@ def train_screener(
     torch.manual_seed(config.seed)
     embeds = config.distill_weight > 0
     learned = LABELS if sentences and config.fluency_rows else LABELS[:1]
-    earlier = earlier_screener(config.base)
-    if earlier is not None:
-        if learned != LABELS:
-            raise InputError(
-                f"{config.base} is a screener with a fluency output, which would be lost: give "
-                "--sentences, and --fluency-rows above 0, to go on from it"
-            )
-    elif config.retain:
-        raise InputError(
-            f"{config.base} is no screener, so there is nothing of its to retain: leave out "
-            "--retain, or give the run of a screener as --base"
-        )
+    earlier = earlier_screener(config, sentences=bool(sentences))
     model, tokenizer = load_classifier(config.base, learned, embeds=embeds)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     teacher = copy.deepcopy(model.base_model).eval().requires_grad_(False) if embeds else None
@@ -214,11 +203,30 @@ def train_screener(
     return _finish(Classifier(model, tokenizer), dev, dev_sentences, run, config, test)
 
 
-def earlier_screener(base: str) -> Classifier | None:
-    """The screener that goes on learning, as it was; None where ``base`` is none."""
-    folder = model_folder(resolve(base))
-    names = label_names(AutoConfig.from_pretrained(folder))
-    return Classifier.load(folder) if LABELS[1] in names else None
+def earlier_screener(config: ScreenerConfig, *, sentences: bool) -> Classifier | None:
+    """The screener that goes on learning, as it was; None where ``config.base`` is none.
+
+    Args:
+        config: how it is to learn.
+        sentences: whether there are any for its fluency output.
+
+    Raises:
+        InputError: as :func:`train_screener` does.
+    """
+    folder = model_folder(resolve(config.base))
+    if LABELS[1] in label_names(AutoConfig.from_pretrained(folder)):
+        if not (sentences and config.fluency_rows):
+            raise InputError(
+                f"{config.base} is a screener with a fluency output, which would be lost: give "
+                "--sentences, and --fluency-rows above 0, to go on from it"
+            )
+        return Classifier.load(folder)
+    if config.retain:
+        raise InputError(
+            f"{config.base} is no screener, so there is nothing of its to retain: leave out "
+            "--retain, or give the run of a screener as --base"
+        )
+    return None
 
 
 def calibrate(
