@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sro_edge.guards import is_degenerate, is_refusal, survives
 from sro_edge.made_up import makes_up
+from sro_edge.quotations import omits_only
 from sro_edge.screener import Scores, passes
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Choice:
             if sound[piece.text] and not usable[piece.text]:
                 piece.reason = "meaning"
             for answer in usable.get(piece.text, ()):
-                if answer in piece.spent:
+                if answer in piece.spent or (piece.quoted and not omits_only(answer, piece.text)):
                     continue
                 made = candidates[piece.text][answer]
                 value, flaws, reason = self._value(scores, row, piece, answer, made)
@@ -112,7 +113,8 @@ class Choice:
 
         Deleted words leave holes: of the last resort only a part of the fluency is asked. Where the
         table put words in the place of words, there is none; that the screener calls a short insult
-        fluent and its milder twin not then only puts that behind all other answers.
+        fluent and its milder twin not then only puts that behind all other answers. What is left of
+        a part of a quotation need only be similar and fluent in its place, in the comment.
         """
         before, after = row[piece.text], row[answer]
         toxicity = float(scores.toxicity[after])
@@ -121,9 +123,12 @@ class Choice:
         deletes = made.engine == "delete"
         flaws = self._flaws(answer, piece.text, toxicity, made)
         value = (1.0 - toxicity) ** 2 * (_WRITTEN if made.worded.as_written else 1.0)
+        if piece.quoted:
+            return value * _LAST**flaws, flaws, None
         if scores.embedding is not None:
             similarity = float(scores.embedding[before] @ scores.embedding[after])
-            if similarity < least_similarity(made.engine, self._thresholds):
+            as_it_stood = made.engine == "substitute" or (made.worded.omits and not piece.whole)
+            if similarity < least_similarity(self._thresholds, as_it_stood=as_it_stood):
                 return 0.0, 0, "meaning"
             value *= similarity
         if scores.fluency is not None:
@@ -137,13 +142,14 @@ class Choice:
         return max(value * _LAST**flaws, 1e-15), flaws, None
 
 
-def least_similarity(engine: str | None, limits: Thresholds) -> float:
-    """Lowest similarity of a piece that passes: lower where it got milder words by the table.
+def least_similarity(limits: Thresholds, *, as_it_stood: bool) -> float:
+    """Lowest similarity of a piece that passes.
 
-    All else then stands as it stood, and of a short insult ("he is a moron") little else is left to
-    be similar: of human rewrites of up to eight words one in six is below .6.
+    It is lower where milder words by the table, or the mark of an omission, stand for toxic ones
+    and all else stands as it stood: of a short insult ("he is a moron") little else is left to be
+    similar. Of human rewrites of up to eight words one in six is below .6.
     """
-    return limits.similarity * (_MILDER if engine == "substitute" else 1.0)
+    return limits.similarity * (_MILDER if as_it_stood else 1.0)
 
 
 def readable(after: Scores, row: int, before: Scores, own: int) -> bool:

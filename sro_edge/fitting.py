@@ -58,7 +58,7 @@ def fitting(found: Sequence[Found], tokens: Sequence[str], table: Table) -> Iter
         tokens: the lower-case words and marks of the text.
         table: toxic phrase -> milder ones, of which an empty one is nothing at all.
     """
-    for run in _side_by_side(found):
+    for run in side_by_side(found):
         first, last = run[0].place.start, run[-1].place.stop
         if run[0].phrase[0] not in _YOU and _word(tokens, first - 1) in _YOU:
             first -= 1
@@ -77,7 +77,7 @@ def fitting(found: Sequence[Found], tokens: Sequence[str], table: Table) -> Iter
                 yield Fitting(place, toxic, milder)
 
 
-def _side_by_side(found: Sequence[Found]) -> Iterator[list[Found]]:
+def side_by_side(found: Sequence[Found]) -> Iterator[list[Found]]:
     """Runs of phrases without a word between."""
     run: list[Found] = []
     for one in found:

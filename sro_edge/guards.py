@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from sro_edge.groups import groups
 from sro_edge.negation import keeps_negation
-from sro_edge.segments import protected, quoted
+from sro_edge.quotations import OMITTED, quoted, same_quotations
+from sro_edge.segments import protected
 
 # A word with a digit in it, its sign, currency, per cent, and what dates and times are joined by.
 _NUMBER = re.compile(r"(?:(?<!\w)[-−+])?[$€£¥#]?\w+(?:[.,:/-]\d\w*)*%?")
@@ -94,9 +95,10 @@ def survives(answer: str, comment: str) -> bool:
     """Whether what must survive of ``comment`` stands in ``answer``, and nothing foreign came in.
 
     URLs, handles, e-mail addresses, emoji, HTML entities and names of groups
-    (:mod:`sro_edge.groups`) must be there; numbers, dates, number words ("one" is none) and quoted
-    text must be the very same; no negation may flip (:mod:`sro_edge.negation`); a hashtag, and a
-    word with letters beyond ASCII, must come from the comment: small models garble these.
+    (:mod:`sro_edge.groups`) must be there; numbers, dates and number words ("one" is none) must be
+    the very same, quotations but for marked omissions; no negation may flip
+    (:mod:`sro_edge.negation`); a hashtag, and a word with letters beyond ASCII, must come from the
+    comment: small models garble these.
     """
     before, after = _facts(comment), _facts(answer)
     return (
@@ -104,7 +106,7 @@ def survives(answer: str, comment: str) -> bool:
         and before.groups <= after.groups
         and after.foreign <= before.foreign
         and before.numbers == after.numbers
-        and before.quoted == after.quoted
+        and same_quotations(after.quoted, before.quoted)
         and before.entities <= after.entities
         and after.hashtags <= before.hashtags
         and keeps_negation(answer, comment)
@@ -118,7 +120,7 @@ class _Facts(NamedTuple):
     groups: frozenset[str]
     foreign: frozenset[str]
     numbers: Counter[str]
-    quoted: Counter[str]
+    quoted: tuple[str, ...]
     entities: Counter[str]
     hashtags: frozenset[str]
 
@@ -131,7 +133,7 @@ def _facts(text: str) -> _Facts:
         groups(text),
         frozenset(word for word in words if not word.isascii()),
         numbers(text),
-        Counter(" ".join(found.lower().split()) for found in quoted(text)),
+        tuple(" ".join(found.lower().split()) for found in quoted(text)),
         Counter(_ENTITY.findall(text)) if "&" in text else Counter(),
         frozenset(_HASHTAG.findall(text.lower())) if "#" in text else frozenset(),
     )
@@ -152,14 +154,18 @@ def numbers(text: str) -> Counter[str]:
 
 
 def keeps_quotes(answer: str, comment: str) -> bool:
-    """Whether the same words are quoted; letter case, white space and kind of quotes may differ."""
-    return _facts(comment).quoted == _facts(answer).quoted
+    """Whether the same words are quoted, but for marked omissions.
+
+    Letter case, white space and kind of quotes may differ.
+    """
+    return same_quotations(_facts(answer).quoted, _facts(comment).quoted)
 
 
 def is_degenerate(answer: str, comment: str) -> bool:
     """Empty, without a letter, an echo, a stump of a word, or one word over and over."""
     words, given = answer.lower().split(), comment.lower().split()
-    if not any(c.isalpha() for c in answer) or words == given or _has_stump(words, given):
+    empty = OMITTED not in answer and not any(c.isalpha() for c in answer)
+    if empty or words == given or _has_stump(words, given):
         return True
     repeated = max(Counter(zip(words, words[1:], words[2:], strict=False)).values(), default=0)
     return repeated > 2

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sro_edge.guards import is_refusal
+from sro_edge.quotations import cuts_quotation
 from sro_edge.segments import Span, protected_spans, sentences
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Rewrite:
 class Piece:
     """A toxic span on its way: what it was, without disguise, and what it became.
 
-    ``whole`` is one that is all that the comment says, ``tried`` one that had its first round,
+    ``whole`` is one that is all that the comment says, ``quoted`` one that is a part of what it
+    quotes, so that nothing else may be said there, ``tried`` one that had its first round,
     ``worth`` and ``flaws`` are those of the answer, ``doubtful`` is one that is only just good
     enough, ``spent`` are answers that passed, but the comment with them did not.
     """
@@ -66,6 +68,7 @@ class Piece:
     span: Span
     text: str
     whole: bool = False
+    quoted: bool = False
     tried: bool = False
     answer: str | None = None
     engine: str | None = None
@@ -156,7 +159,8 @@ class Job:
 
     def _take(self, span: Span) -> None:
         said = span.of(self.text)
-        self.pieces.append(Piece(span, self.reveal(said), whole=said == self.text.strip()))
+        quoted = cuts_quotation(self.text, span)
+        self.pieces.append(Piece(span, self.reveal(said), said == self.text.strip(), quoted))
 
     def _lies_in(self, span: Span, windows: Sequence[Span]) -> bool:
         """Whether what became of a span lies in one of these windows of what is assembled."""

@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from sro_edge.quotations import OMITTED
+
 _CONTRACTION = re.compile(
     r"\b(?:(?P<verb>ca|wo|sha|ai|d|do|does|did|is|are|was|were|has|have|had|would|could|should|might|must"
     r"|need)(?:n\s?'\s?t|\sn't|nt)|(?P<can>can)not)\b"
@@ -142,7 +144,7 @@ class _Reading:
 
 def _words(text: str) -> list[str]:
     """Lower-case words and punctuation, with contracted negations written out."""
-    plain = text.lower().replace("’", "'")
+    plain = text.lower().replace(OMITTED, " ").replace("’", "'")
     plain = _CONTRACTION.sub(lambda m: f"{_WHOLE.get(m[1] or m[2], m[1] or m[2])} not", plain)
     return _TOKEN.findall(_EMPTY.sub(" ", plain))
 

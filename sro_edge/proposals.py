@@ -30,7 +30,7 @@ class Made(NamedTuple):
     worded, if the table has it."""
 
     engine: str
-    worded: Worded = Worded(everywhere=False, as_written=False)
+    worded: Worded = Worded()
 
 
 Proposed = dict[str, dict[str, Made]]  # piece text -> candidate -> what made it, each once
@@ -89,12 +89,13 @@ class Proposals:
         if new:
             self._answer(new, 0, proposed, keep)
             texts = list(dict.fromkeys(piece.text for piece in new))
-            for text, said in self._substitution.candidates(texts, score).items():
+            quoted = {piece.text for piece in new if piece.quoted}
+            for text, said in self._substitution.candidates(texts, score, quoted).items():
                 for milder, worded in said.items():
                     found, tidied = proposed[text], tidy(milder, text)
                     # Reworded, it is the table's, though the policy may have said it, too.
                     if any(worded) or tidied not in found:
-                        found[tidied] = Made("substitute", worded)
+                        found[tidied] = Made("delete" if worded.omits else "substitute", worded)
         if number == self._rounds:
             shortened = deletions(list(proposed), self.lexicon, score, self._thresholds)
             for text, left in shortened.items():

@@ -317,11 +317,10 @@ class Rewriter:
     def _means_the_same(self, found: Rewrite, job: Job) -> bool:
         """Whether a rewrite is as similar as asked to the comment, disguised words or not.
 
-        Of one sentence no more is asked than of a piece.
+        No more is asked than of its pieces, where milder words stand in all of them.
         """
-        floor = self.thresholds.similarity
-        if job.pieces[0].whole:
-            floor = least_similarity(found.engine, self.thresholds)
+        milder = all(piece.engine == "substitute" for piece in job.pieces)
+        floor = least_similarity(self.thresholds, as_it_stood=milder)
         if found.similarity is None or found.similarity >= floor:
             return True
         said = [self._reveal(str(found.text)), self._reveal(job.text)]

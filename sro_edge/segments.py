@@ -1,4 +1,4 @@
-"""Long comment -> spans with offsets; and what must survive a rewrite (URLs, quotes, emoji)."""
+"""Long comment -> spans with offsets; and what must survive a rewrite (URLs, handles, emoji)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,6 @@ _PROTECTED = re.compile(
     | {IP_ADDRESS}
     """,
     re.VERBOSE | re.IGNORECASE,
-)
-
-# Straight double quotes pair up one after the other, but not the sign for inches; a single quote is
-# an apostrophe unless it opens before a word, which is no contraction's end, and closes after one.
-_QUOTED = re.compile(
-    r"""
-      (?<!\d)"([^"\n]{1,400})"
-    | “([^“”\n]{1,400})”  | „([^„“”\n]{1,400})[“”]  | «([^«»\n]{1,400})»
-    | ‘([^‘’\n]{1,200}(?:’\w[^‘’\n]{0,80}){0,4})’(?!\w)
-    | (?<![\w'])'(?=\w)(?!(?:s|t|m|d|re|ve|ll)\b)
-      ([^'\n]{1,200}(?:'\w[^'\n]{0,80}){0,4})(?<=[\w.,!?…])'(?!\w)
-    | `([^`\n]{1,400})`
-    """,
-    re.VERBOSE,
 )
 
 WORDS = re.compile(r"[^\W_]+(?:['’*@$!][^\W_]+)*|\S")  # words and punctuation marks
@@ -113,16 +99,3 @@ def protected_spans(text: str, within: Span) -> list[Span]:
 def protected(text: str) -> list[str]:
     """URLs, e-mail and IP addresses, @handles, r/forums and emoji in ``text``, in order."""
     return [span.of(text) for span in protected_spans(text, Span(0, len(text)))]
-
-
-def quoted(text: str) -> list[str]:
-    """What stands in quotation marks or backticks in ``text``, without them, in order.
-
-    Marks around the whole of a text quote nothing, and doubled ones are one: so CSV writes a text.
-    """
-    if '"' in text:
-        bare = text.strip()
-        if len(bare) > 1 and bare[0] == bare[-1] == '"' and '"' not in bare[1:-1].replace('""', ""):
-            bare = bare[1:-1]
-        text = bare.replace('""', '"')
-    return [found for m in _QUOTED.finditer(text) if (found := m[m.lastindex or 0].strip())]

@@ -1,5 +1,7 @@
 """A comment with milder words in the place of its toxic ones, as the bundle's table has them.
 
+In a quotation nothing is put in their place but the mark that they are left out.
+
 All choices but one are held at the table's first, and that one is tried with each of its milder
 phrases; what several would do together is predicted from that (:mod:`sro_edge.effects`), and only
 the most promising combinations are screened. Unlike a policy's answers, these never bring in a word
@@ -10,15 +12,17 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from sro_edge.effects import Effects
-from sro_edge.fitting import fitting
+from sro_edge.fitting import fitting, side_by_side
 from sro_edge.mild_words import Finder, Phrase, Table, with_nothing
+from sro_edge.negation import FUNCTION_WORDS
 from sro_edge.prompt import recase
-from sro_edge.segments import WORDS
+from sro_edge.quotations import OMITTED, quoted_spans
+from sro_edge.segments import WORDS, Span
 
 if TYPE_CHECKING:
     from sro_edge.bundle import Thresholds
@@ -29,6 +33,7 @@ _BEST = 3  # phrases of a place of which combinations are looked at
 _PROMISING = 4  # combinations that are screened beside the single changes
 _MARKS, _OPENING = frozenset(",.;:!?…"), frozenset("([{*_“‘")
 _JOINTS, _APOSTROPHES = frozenset("-_/#"), frozenset("'’")
+_OMISSION: list[Phrase] = [(OMITTED,)]
 _LOW_I = re.compile(r"\bi\b")
 
 Chosen = tuple[int, ...]  # which of a place's phrases stands there, for each place
@@ -41,10 +46,12 @@ class Worded(NamedTuple):
         everywhere: whether other words stand for every one.
         as_written: whether there are phrases of several words, and for each stands what the table
             has for it: who wrote that had a sentence in mind, as with a single word he had not.
+        omits: whether words of a quotation are left out.
     """
 
-    everywhere: bool
-    as_written: bool
+    everywhere: bool = False
+    as_written: bool = False
+    omits: bool = False
 
 
 class Substitution:
@@ -62,7 +69,10 @@ class Substitution:
         self._finder = Finder(self._table)
 
     def candidates(
-        self, texts: Sequence[str], score: Callable[[Sequence[str]], Scores]
+        self,
+        texts: Sequence[str],
+        score: Callable[[Sequence[str]], Scores],
+        quoted: Collection[str] = (),
     ) -> dict[str, dict[str, Worded]]:
         """Each text with what may be said instead, none where no phrase of the table stands in it,
         and how that is worded.
@@ -70,8 +80,9 @@ class Substitution:
         Args:
             texts: the texts, all different.
             score: the screener, which is asked about all texts together, twice.
+            quoted: those of the texts that are part of a quotation.
         """
-        searches = [_Search(text, self._places(text)) for text in texts]
+        searches = [_Search(text, self._places(text, text in quoted)) for text in texts]
         for ask in (_Search.singles, _Search.promising):
             asked = [
                 (place, chosen, search.spell(chosen))
@@ -84,15 +95,26 @@ class Substitution:
                 searches[place].said[said] = searches[place].worded(chosen)
         return {search.text: search.candidates() for search in searches}
 
-    def _places(self, text: str) -> list[_Place]:
-        spans = [match.span() for match in WORDS.finditer(text)]
-        tokens = [text[start:end].lower() for start, end in spans]
-        found = []
-        for at, toxic, milder, address in fitting(self._finder.find(tokens), tokens, self._table):
-            start, end = spans[at.start][0], spans[at.stop - 1][1]
+    def _places(self, text: str, quoted: bool) -> list[_Place]:
+        spans = [Span(*match.span()) for match in WORDS.finditer(text)]
+        tokens = [span.of(text).lower() for span in spans]
+        said = [Span(0, len(text))] if quoted else quoted_spans(text)
+        omitted, others = [], []
+        for found in self._finder.find(tokens):
+            at = Span(spans[found.place.start].start, spans[found.place.stop - 1].end)
+            inside = any(s.start <= at.start and at.end <= s.end for s in said)
+            (omitted if inside else others).append(found)
+        places = []
+        for run in side_by_side(omitted):
+            first, last = run[0].place.start, run[-1].place.stop
+            first = next((i for i in range(first, last) if tokens[i] not in FUNCTION_WORDS), first)
+            start, end = spans[first].start, spans[last - 1].end
+            places.append(_Place(start, end, run[0].phrase, _OMISSION, ()))
+        for place, toxic, milder, address in fitting(others, tokens, self._table):
+            start, end = spans[place.start].start, spans[place.stop - 1].end
             written = milder if address else self._written[toxic]
-            found.append(_Place(start, end, toxic, milder, written))
-        return [place for place in found if not _is_part(text, place)]
+            places.append(_Place(start, end, toxic, milder, written))
+        return sorted(place for place in places if not _is_part(text, place))
 
 
 class _Place(NamedTuple):
@@ -104,9 +126,14 @@ class _Place(NamedTuple):
     milder: Sequence[Phrase]
     written: Sequence[Phrase]  # what the table has, and nothing, where it is only an address
 
+    @property
+    def omits(self) -> bool:
+        """Whether it is left out of a quotation."""
+        return self.milder is _OMISSION
+
     def rewords(self, number: int) -> bool:
         """Whether a milder phrase has a word of its own: "you" for "you liar" only leaves out."""
-        return not set(self.toxic).issuperset(self.milder[number])
+        return not self.omits and not set(self.toxic).issuperset(self.milder[number])
 
     def as_written(self, number: int) -> bool:
         """Whether what stands there was written for this phrase."""
@@ -130,10 +157,11 @@ class _Search:
     def worded(self, chosen: Chosen) -> Worded:
         """What stands in the place of the phrases."""
         places = list(zip(self.places, chosen, strict=True))
-        several = [(place, number) for place, number in places if len(place.toxic) > 1]
+        several = [(p, number) for p, number in places if len(p.toxic) > 1 and not p.omits]
         return Worded(
             all(place.rewords(number) for place, number in places),
             bool(several) and all(place.as_written(number) for place, number in several),
+            any(place.omits for place in self.places),
         )
 
     def singles(self, _: Thresholds) -> Iterator[Chosen]:

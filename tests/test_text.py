@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate, recase
-from sro_edge.segments import protected, quoted, sentences, windows
+from sro_edge.quotations import quoted
+from sro_edge.segments import protected, sentences, windows
 from sro_edge.signs import read_out
 
 
