@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 
+# What a comment is said to be made by, of what made its pieces: the first of these.
+_LATEST = ("delete", "sample", "substitute", "greedy")
 _CURSE = 4  # words of a sentence that may be left out, at most
 
 
@@ -57,7 +59,7 @@ class Rewrite:
 
 @dataclass
 class Piece:
-    """A toxic span on its way: what it was, without disguise, and what it became.
+    """A toxic span on its way: what it was, without disguise, how toxic, and what it became.
 
     ``whole`` is one that is all that the comment says, ``quoted`` one that is a part of what it
     quotes, so that nothing else may be said there, ``tried`` one that had its first round,
@@ -67,6 +69,7 @@ class Piece:
 
     span: Span
     text: str
+    toxicity: float = 1.0
     whole: bool = False
     quoted: bool = False
     tried: bool = False
@@ -95,7 +98,7 @@ class Job:
 
     def take_next(self) -> None:
         """Make the most toxic untouched sentence a piece to rewrite."""
-        self._take(self.untouched.pop(0)[1])
+        self._take(*self.untouched.pop(0))
 
     def try_more(self, failing: Sequence[Span], doubtful: float) -> None:
         """Touch more of what is still toxic, though every piece of it passes.
@@ -113,7 +116,7 @@ class Job:
             taken = suspects[:1]
         for entry in taken:
             self.untouched.remove(entry)
-            self._take(entry[1])
+            self._take(*entry)
         if not taken:
             self.reopen(pieces)
 
@@ -141,8 +144,23 @@ class Job:
         text = self._with(["" if p.answer is None else p.answer for p in self.pieces])
         return text if any(c.isalpha() for c in text) else None
 
-    def rewritten(self, text: str, engine: str, scores: Scores, row: int) -> Rewrite:
-        """The record of this comment as ``text``, whose scores stand in a row of ``scores``."""
+    def with_open(self, most: float) -> str | None:
+        """The comment with its open pieces as they are, if none alone is more toxic than ``most``,
+        and others are rewritten."""
+        still_open = [p for p in self.pieces if p.answer is None]
+        if len(still_open) == len(self.pieces) or any(p.toxicity > most for p in still_open):
+            return None
+        return self._with([p.answer for p in self.pieces])
+
+    def rewritten(
+        self, text: str, scores: Scores, row: int, engine: str | None = None
+    ) -> Rewrite:
+        """The record of this comment as ``text``, whose scores stand in a row of ``scores``.
+
+        It is made by ``engine``; default: by what made its pieces.
+        """
+        engines = [piece.engine for piece in self.pieces if piece.answer is not None]
+        engine = engine or next(e for e in _LATEST if e in engines)
         similarity = None
         if scores.embedding is not None and self.embedding is not None:
             similarity = float(scores.embedding[row] @ self.embedding)
@@ -157,10 +175,10 @@ class Job:
             attempts=self.attempts,
         )
 
-    def _take(self, span: Span) -> None:
+    def _take(self, toxicity: float, span: Span) -> None:
         said = span.of(self.text)
-        quoted = cuts_quotation(self.text, span)
-        self.pieces.append(Piece(span, self.reveal(said), said == self.text.strip(), quoted))
+        whole, quoted = said == self.text.strip(), cuts_quotation(self.text, span)
+        self.pieces.append(Piece(span, self.reveal(said), toxicity, whole, quoted))
 
     def _lies_in(self, span: Span, windows: Sequence[Span]) -> bool:
         """Whether what became of a span lies in one of these windows of what is assembled."""

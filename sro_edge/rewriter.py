@@ -39,10 +39,9 @@ if TYPE_CHECKING:
 POLICIES = ("null", "mask", "keep")
 MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
-# What a comment is said to be made by, of what made its pieces: the first of these.
-_LATEST = ("delete", "sample", "substitute", "greedy")
 _SUSPECT = 0.25  # share of the threshold from which on a sentence may be what makes a whole toxic
 _NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
+_NOT_FAR = 0.5  # how far from the threshold to 1 a sentence may be that is left as it is
 
 
 class Rewriter:
@@ -237,6 +236,7 @@ class Rewriter:
             self._give_up(self.abstainer.given_up(list(jobs.values())), REASON)
         for attempt in range(self.max_attempts + self.delete):
             self._round([j for j in jobs.values() if not j.done], attempt)
+        self._let_stand([j for j in jobs.values() if not j.done])
         if self.delete:
             self._leave_out([j for j in jobs.values() if not j.done])
         self._give_up([j for j in jobs.values() if not j.done])
@@ -293,9 +293,7 @@ class Rewriter:
                 continue
             if not passes(toxicity, self.thresholds.toxicity):
                 continue
-            engines = [p.engine for p in job.pieces]
-            engine = next(e for e in _LATEST if e in engines)
-            found = job.rewritten(text, engine, scores, i)
+            found = job.rewritten(text, scores, i)
             if self._means_the_same(found, job):
                 job.done = found
             else:
@@ -327,17 +325,29 @@ class Rewriter:
         embedding = self._scores.score(said).embedding
         return embedding is not None and float(embedding[0] @ embedding[1]) >= floor
 
+    def _let_stand(self, jobs: Sequence[Job]) -> None:
+        """Close comments that pass with their unmended sentences, none of which is far from passing
+        alone: out of its context the screener may take one amiss."""
+        toxicity = self.thresholds.toxicity
+        most = toxicity + _NOT_FAR * (1 - toxicity)
+        self._accept([(j, t) for j in jobs if (t := j.with_open(most))], self.thresholds.similarity)
+
     def _leave_out(self, jobs: Sequence[Job]) -> None:
         """Close comments that pass, and say nearly the same, without their unmended curses."""
-        texts = [(job, text) for job in jobs if (text := job.without_curses())]
+        self._accept([(j, t) for j in jobs if (t := j.without_curses())], _NEARLY_THE_SAME, "delete")
+
+    def _accept(
+        self, texts: Sequence[tuple[Job, str]], similarity: float, engine: str | None = None
+    ) -> None:
+        """Close comments with texts that pass, are as similar and lose nothing."""
         scores = self._scores.score([text for _, text in texts])
         before = self._scores.score([job.text for job, _ in texts])
         for i, (job, text) in enumerate(texts):
-            found = job.rewritten(text, "delete", scores, i)
+            found = job.rewritten(text, scores, i, engine)
             if (
                 passes(float(scores.toxicity[i]), self.thresholds.toxicity)
                 and readable(scores, i, before, i)
-                and (found.similarity is None or found.similarity >= _NEARLY_THE_SAME)
+                and (found.similarity is None or found.similarity >= similarity)
                 and survives(*map(self._reveal, (text, job.text)))
             ):
                 job.done = found
