@@ -20,6 +20,7 @@ _LAST = 1e-3  # what one flaw leaves of the worth of an answer: it is taken wher
 _MILDER = 0.7  # share of the lowest similarity that milder words by a table must reach
 _READABLE = 0.5  # share of a piece's fluency that it must have without some of its words
 _WRITTEN = 1.25  # what a phrase that people wrote for a phrase is worth more than it scores
+_PATCHY = 0.65  # what is left without some words is worth less
 # Share of the threshold above which an answer is taken only if none is below it.
 _RISKY, _RISKY_WRITTEN = 0.3, 0.45
 
@@ -30,7 +31,8 @@ class Choice:
     The square, for another judge calls clean what is far below the threshold, not just below it. An
     answer that is not far below, or has a word that is made up, or misses words, has a flaw: it is
     the best only where all have. What the table has for a phrase of several words is worth more
-    than that, and need be less far below: the fluency output sees few holes that others leave.
+    than that, and need be less far below; what deletion leaves is worth less: the fluency output
+    sees few holes.
 
     Args:
         thresholds: what a candidate must reach.
@@ -121,8 +123,10 @@ class Choice:
         if not passes(toxicity, self._thresholds.toxicity):
             return 0.0, 0, "toxic"
         deletes = made.engine == "delete"
+        patchy = deletes and not made.worded.omits
         flaws = self._flaws(answer, piece.text, toxicity, made)
-        value = (1.0 - toxicity) ** 2 * (_WRITTEN if made.worded.as_written else 1.0)
+        value = (1.0 - toxicity) ** 2 * (_PATCHY if patchy else 1.0)
+        value *= _WRITTEN if made.worded.as_written else 1.0
         if piece.quoted:
             return value * _LAST**flaws, flaws, None
         if scores.embedding is not None:
