@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sro_edge.mild_words import Found, Phrase, Table
-from sro_edge.negation import FUNCTION_WORDS
+from sro_edge.negation import FUNCTION_WORDS, VERBS
 
 _AN = frozenset("a an one".split())
 _YOU = frozenset("you u ya ye".split())
@@ -21,10 +21,14 @@ _NAMES = _YOU | frozenset(
 )
 _ARTICLES = frozenset("a an the my your his our their its every".split())
 _BEFORE_NAMES = _ARTICLES | _YOU | frozenset("this that these those some any no".split())
+_SENTENCES = (("you", "are"), ("you", "do"), ("that", "is"))
+_AROUND = (FUNCTION_WORDS - VERBS) | {None}  # what may stand beside a sentence
+_SPEAKER = frozenset("i me my".split())
 _DEGREES = frozenset("most very too such".split())
 _LINKS = frozenset(
     "am is are was were be been being r s m re i'm you're he's she's it's we're they're".split()
 )
+_BEFORE_AN = _LINKS | frozenset("such what like only no".split())
 _WAITING = (
     _ARTICLES
     | _LINKS
@@ -104,9 +108,14 @@ def _fits(phrase: Phrase, toxic: Phrase, before: str | None, behind: str | None)
     """Whether the words before and behind, None for none or a mark, go with ``phrase``."""
     if not phrase:
         return not _leaves_hole(before, behind)
+    if phrase[:2] in _SENTENCES and toxic[0] in _YOU:  # no "you are not nice should go"
+        return {before, behind} <= _AROUND
+    if before == "to" and not _SPEAKER.isdisjoint(phrase):  # "told him to leave me alone"
+        return False
     if phrase[0] in _NEGATED and toxic[0] not in _LINKS:  # what is said of somebody, no name
         return before not in _BEFORE_NAMES
-    if not _AN.isdisjoint(toxic[:2]) and _AN.isdisjoint(phrase):  # likewise: "a git", "unpleasant"
+    names = toxic[0] in _AN or (toxic[0] in _BEFORE_AN and not _AN.isdisjoint(toxic[1:2]))
+    if names and _AN.isdisjoint(phrase):  # likewise: "a git", "unpleasant"; but not "give a damn"
         return behind is None or behind in _BEHIND_PREDICATES
     return behind not in _WHO or _WHO.isdisjoint(phrase)
 

@@ -37,7 +37,8 @@ class Rewrite:
             ``meaning`` (none of those that did kept meaning, fluency and what must survive),
             ``abstained`` (no rewording can mend it, or the model declined), ``too_long``,
             ``error``.
-        engine: what made the text: ``greedy``, ``substitute``, ``sample`` or ``delete``.
+        engine: what made the text: ``greedy``, ``substitute``, ``sample`` or ``delete`` (words
+            deleted, or left out of a quotation).
         toxicity_before: screener's probability for the comment; None where a first stage cleared
             it, so that the screener never saw it (``toxicity_after`` too).
         toxicity_after: the same for ``text``.
@@ -152,9 +153,7 @@ class Job:
             return None
         return self._with([p.answer for p in self.pieces])
 
-    def rewritten(
-        self, text: str, scores: Scores, row: int, engine: str | None = None
-    ) -> Rewrite:
+    def rewritten(self, text: str, scores: Scores, row: int, engine: str | None = None) -> Rewrite:
         """The record of this comment as ``text``, whose scores stand in a row of ``scores``.
 
         It is made by ``engine``; default: by what made its pieces.

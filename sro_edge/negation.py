@@ -29,7 +29,7 @@ _NEGATORS = frozenset("not never no none nobody nothing nowhere neither nor with
 _CONJUNCTIONS = frozenset(
     "and but or because cause cuz if when while who which where then although though unless".split()
 )
-_VERBS = frozenset(
+VERBS = frozenset(
     "am is are was were be been being do does did has have had can could will would shall should"
     " may might must need 's 're 'm got get".split()
 )
@@ -39,7 +39,7 @@ _SMALL = frozenset(
     " over up out off there here so very really quite too even just ever such much more most still"
     " yet also".split()
 )
-FUNCTION_WORDS = _SMALL | _VERBS | _CONJUNCTIONS  # what a text says stands in the others
+FUNCTION_WORDS = _SMALL | VERBS | _CONJUNCTIONS  # what a text says stands in the others
 # An insult at the end ("is it on, dumbass?") is no clause to be negated ("is it on, not smart?").
 _HANGING = re.compile(r",\s*not\s+(\w+)\s*(?:[.!?…]|$)")
 # Not to be so is an insult: where a negation has no word of the comment left, it flips with these.
@@ -126,14 +126,14 @@ class _Reading:
             if word in _NEGATORS:
                 if word in ("not", "no", "never") and not begins:
                     found.near[-1] = True
-                    found.bound[-1] |= found.stems[-1] in _VERBS
+                    found.bound[-1] |= found.stems[-1] in VERBS
                 found.doubled += negated and word != "nor"
                 negated = waiting = True
                 found.negators += 1
             elif not word[0].isalnum() or word in _CONJUNCTIONS:
                 negated, waiting, begins = False, False, True
             else:
-                content = word not in _SMALL and word not in _VERBS
+                content = word not in _SMALL and word not in VERBS
                 found.stems.append(_SUFFIX.sub("", word) if content else word)
                 found.near.append(negated)
                 found.bound.append(negated and content)

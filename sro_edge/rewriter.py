@@ -41,6 +41,7 @@ MASK = "[removed]"
 _CHUNK = 512  # comments screened and rewritten together
 _SUSPECT = 0.25  # share of the threshold from which on a sentence may be what makes a whole toxic
 _NEARLY_THE_SAME = 0.8  # similarity of a comment without its curses
+_CHOICES = 4  # answers of the last round with which a comment is put together, at most
 _NOT_FAR = 0.5  # how far from the threshold to 1 a sentence may be that is left as it is
 
 
@@ -266,13 +267,18 @@ class Rewriter:
     def _round(self, jobs: Sequence[Job], attempt: int) -> None:
         """One attempt at every open piece, then a second look at the comments put together."""
         pieces = [p for j in jobs for p in j.pieces if p.answer is None or p.doubtful]
-        if pieces:
-            found = self._propose(pieces, attempt, self._scores.score, keep=self.remember)
-            sampled = attempt == 0 and self.max_attempts > 1
-            last = attempt + 1 == self.max_attempts + self.delete
-            self._choice.take(pieces, found, sampled=sampled, last=last)
+        sampled = attempt == 0 and self.max_attempts > 1
+        last = attempt + 1 == self.max_attempts + self.delete
         for job in jobs:
             job.attempts = min(attempt + 1, self.max_attempts)
+        found = self._propose(pieces, attempt, self._scores.score, keep=self.remember)
+        for _ in range(_CHOICES if last else 1):
+            self._choice.take(pieces, found, sampled=sampled, last=last)
+            self._look_again([job for job in jobs if not job.done])
+            pieces = [p for p in pieces if p.answer is None and p.spent]
+
+    def _look_again(self, jobs: Sequence[Job]) -> None:
+        """Close the comments that pass put together; of others, more is to be rewritten."""
         whole = [j for j in jobs if j.pieces and all(p.answer and not p.doubtful for p in j.pieces)]
         self._settle(whole)
         self._try_more([j for j in whole if not j.done and all(p.answer for p in j.pieces)])
@@ -334,7 +340,8 @@ class Rewriter:
 
     def _leave_out(self, jobs: Sequence[Job]) -> None:
         """Close comments that pass, and say nearly the same, without their unmended curses."""
-        self._accept([(j, t) for j in jobs if (t := j.without_curses())], _NEARLY_THE_SAME, "delete")
+        texts = [(j, t) for j in jobs if (t := j.without_curses())]
+        self._accept(texts, _NEARLY_THE_SAME, "delete")
 
     def _accept(
         self, texts: Sequence[tuple[Job, str]], similarity: float, engine: str | None = None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sro_edge.effects import Effects
 from sro_edge.fitting import fitting, side_by_side
-from sro_edge.mild_words import Finder, Phrase, Table, with_nothing
+from sro_edge.mild_words import Finder, Found, Phrase, Table, with_nothing
 from sro_edge.negation import FUNCTION_WORDS
 from sro_edge.prompt import recase
 from sro_edge.quotations import OMITTED, quoted_spans
@@ -99,21 +99,17 @@ class Substitution:
         spans = [Span(*match.span()) for match in WORDS.finditer(text)]
         tokens = [span.of(text).lower() for span in spans]
         said = [Span(0, len(text))] if quoted else quoted_spans(text)
-        omitted, others = [], []
+        omitted: list[Found] = []
+        others: list[Found] = []
         for found in self._finder.find(tokens):
             at = Span(spans[found.place.start].start, spans[found.place.stop - 1].end)
             inside = any(s.start <= at.start and at.end <= s.end for s in said)
             (omitted if inside else others).append(found)
-        places = []
-        for run in side_by_side(omitted):
-            first, last = run[0].place.start, run[-1].place.stop
-            first = next((i for i in range(first, last) if tokens[i] not in FUNCTION_WORDS), first)
-            start, end = spans[first].start, spans[last - 1].end
-            places.append(_Place(start, end, run[0].phrase, _OMISSION, ()))
-        for place, toxic, milder, address in fitting(others, tokens, self._table):
+        places = [_omission(run, spans, tokens) for run in side_by_side(omitted)]
+        for place, phrase, milder, address in fitting(others, tokens, self._table):
             start, end = spans[place.start].start, spans[place.stop - 1].end
-            written = milder if address else self._written[toxic]
-            places.append(_Place(start, end, toxic, milder, written))
+            written = milder if address else self._written[phrase]
+            places.append(_Place(start, end, phrase, milder, written))
         return sorted(place for place in places if not _is_part(text, place))
 
 
@@ -138,6 +134,13 @@ class _Place(NamedTuple):
     def as_written(self, number: int) -> bool:
         """Whether what stands there was written for this phrase."""
         return self.milder[number] in self.written
+
+
+def _omission(run: Sequence[Found], spans: Sequence[Span], tokens: Sequence[str]) -> _Place:
+    """Where toxic phrases side by side are left out, from their first word that tells something."""
+    first, last = run[0].place.start, run[-1].place.stop
+    first = next((i for i in range(first, last) if tokens[i] not in FUNCTION_WORDS), first)
+    return _Place(spans[first].start, spans[last - 1].end, run[0].phrase, _OMISSION, ())
 
 
 class _Search:

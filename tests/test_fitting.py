@@ -16,6 +16,9 @@ TABLE: Table = {
     ("you", "git"): [("you",)],
     ("stinks",): [("is", "bad"), ()],
     ("of", "it"): [()],
+    ("gives", "a", "hoot"): [("cares",)],
+    ("you", "liar"): [("you",), ("you", "are", "not", "honest")],
+    ("hop", "it"): [("leave", "me", "alone"), ("go", "away")],
 }
 
 
@@ -40,6 +43,11 @@ def fit(text: str) -> list[Fitting]:
         ("he is a git who lies", "a git", ["an unpleasant person"]),
         ("he is a git and he lies", "a git", ["unpleasant", "an unpleasant person"]),
         ("a git move", "a git", ["an unpleasant person"]),
+        ("nobody gives a hoot what he says", "gives a hoot", ["cares"]),
+        ("so you liar", "you liar", ["you", "you are not honest"]),
+        ("you liar should go", "you liar", ["you"]),
+        ("now hop it", "hop it", ["leave me alone", "go away"]),
+        ("he told me to hop it", "hop it", ["go away"]),
     ],
 )
 def test_what_fits(text: str, toxic: str, said: list[str]) -> None:

@@ -140,7 +140,9 @@ def test_a_short_insult_in_milder_words_may_be_less_similar() -> None:
     said_by_both = one("Idiot!", lambda p, greedy: ["Mouse!"], mild=mild, **settings)
     assert (said_by_both.text, said_by_both.engine) == ("Mouse!", "substitute")
     assert one("Idiot!", answers, **settings).reason == "meaning"  # the policy's own
-    assert one("It is late. Idiot!", answers, mild=mild, **settings).reason == "meaning"
+    both = one("Idiot! Idiot!", answers, mild=mild, **settings)  # nor is more asked of a comment
+    assert (both.text, both.engine) == ("Mouse! Mouse!", "substitute")
+    assert one("Idiot! Stupid!", answers, mild=mild, **settings).reason == "meaning"
 
 
 def test_a_short_insult_in_milder_words_need_not_be_fluent_where_nothing_else_passes() -> None:
@@ -266,7 +268,34 @@ def test_a_quotation_over_two_sentences_must_not_break() -> None:
     text = 'He said "you idiot. Go home" and left.'
     answers = lambda p, greedy: ["He said you fool."] if greedy else ['He said "you fool.']  # noqa: E731
     found = one(text, answers)
-    assert (found.text, found.status) == (None, "unresolved")  # what he said cannot be kept
+    assert (found.text, found.status) == (None, "unresolved")  # the table has no word of it
+
+
+@pytest.mark.parametrize(
+    ("toxicity", "status", "text"),
+    [(0.7, "rewritten", "It is late. Take that."), (0.8, "unresolved", None)],
+)
+def test_a_sentence_stands_that_is_not_far_from_passing_where_the_comment_passes(
+    toxicity: float, status: str, text: str | None
+) -> None:
+    class OutOfContext(WordScreener):
+        def score(self, texts: Sequence[str]) -> Scores:
+            scores = super().score(texts)
+            scores.toxicity[[i for i, t in enumerate(texts) if t == "Take that."]] = toxicity
+            return scores
+
+    answers = lambda p, greedy: ["It is late."] if "idiot" in p else ["a cat"]  # noqa: E731
+    engine = rewriter(answers, delete=False)
+    engine.screener = OutOfContext()  # type: ignore[assignment]
+    found = next(engine.rewrite(["It is late, idiot. Take that."]))
+    assert (found.status, found.text) == (status, text)
+    assert found.engine == ("greedy" if text else None)
+
+
+def test_the_last_round_has_second_choices() -> None:
+    answers = lambda p, greedy: ["you fool", "you fine fool", "you flat man"]  # noqa: E731
+    found = next(at_odds(answers, max_attempts=1, delete=False).rewrite(["It is late. you idiot"]))
+    assert (found.text, found.engine, found.attempts) == ("It is late. you flat man", "greedy", 1)
 
 
 def test_disguised_words_are_shown_to_the_model_as_they_look() -> None:

@@ -59,29 +59,6 @@ def test_patterns_are_linear(unit: str) -> None:
     read_out(text)
 
 
-def test_quotations() -> None:
-    text = (
-        """He said "no way", ‘don’t go’, «oui», 'that's it' and `x = 1`; 6" isn't 'cause y'all's"""
-    )
-    assert quoted(text) == ["no way", "don’t go", "oui", "that's it", "x = 1"]
-    assert quoted("it 's the dogs' bowl, rock 'n' roll") == ["n"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('"All of it is said so."', []),
-        ('"  You call it ""vandalism"", and\nthen ""no"" .  "', ["vandalism", "no"]),
-        ('"One." "Two."', ["One.", "Two."]),
-        ('he said ""no""', ["no"]),
-        ('"', []),
-        ('""', []),
-    ],
-)
-def test_marks_around_a_whole_text_quote_nothing(text: str, expected: list[str]) -> None:
-    assert quoted(text) == expected
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
