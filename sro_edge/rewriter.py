@@ -271,11 +271,14 @@ class Rewriter:
         last = attempt + 1 == self.max_attempts + self.delete
         for job in jobs:
             job.attempts = min(attempt + 1, self.max_attempts)
-        found = self._propose(pieces, attempt, self._scores.score, keep=self.remember)
         for _ in range(_CHOICES if last else 1):
+            found = self._propose(pieces, attempt, self._scores.score, keep=self.remember)
             self._choice.take(pieces, found, sampled=sampled, last=last)
-            self._look_again([job for job in jobs if not job.done])
-            pieces = [p for p in pieces if p.answer is None and p.spent]
+            left = [job for job in jobs if not job.done]
+            self._look_again(left)
+            pieces = [p for j in left for p in j.pieces if p.answer is None and p.spent]
+            if not pieces:
+                break
 
     def _look_again(self, jobs: Sequence[Job]) -> None:
         """Close the comments that pass put together; of others, more is to be rewritten."""
