@@ -112,7 +112,8 @@ def rewrite(
       greedy      the model's likeliest answer
       substitute  milder words, or none, by the bundle's table
       sample      the best of several answers
-      delete      toxic words left out, which may leave holes (--no-delete)
+      delete      toxic words left out, which may leave holes, or of a
+                  quotation, marked [...] (--no-delete)
 
     A run that was interrupted or killed goes on when the same command is run
     again. The models work in a process of their own: if it dies over some

@@ -45,6 +45,7 @@ class Proposals:
         thresholds: what a candidate must reach.
         sampling: how samples are drawn.
         rounds: generation rounds, the first of them greedy; the one after them deletes words.
+        delete: whether words of a quotation may be left out.
         seed: of the sampling.
 
     Attributes:
@@ -60,6 +61,7 @@ class Proposals:
         sampling: Sampling,
         *,
         rounds: int,
+        delete: bool,
         seed: int,
     ) -> None:
         self.lexicon = bundle.lexicon()
@@ -67,7 +69,7 @@ class Proposals:
         self._rounds, self._seed = rounds, seed
         table = bundle.mild_words()
         self.toxic = frozenset([*self.lexicon, *(p[0] for p in table if len(p) == 1)])
-        self._substitution = Substitution(table, thresholds)
+        self._substitution = Substitution(table, thresholds, omit=delete)
         # Piece and round -> what the model answered: it would answer the same again.
         self._answers: OrderedDict[tuple[str, int], list[Candidate]] = OrderedDict()
 

@@ -57,7 +57,8 @@ class Rewriter:
             words has to say, the others sampled best-of-n; after them the toxic words are deleted,
             and what then still fails is unresolved.
         samples: candidates that a sampled round draws, 1 to 256; default: the bundle's.
-        delete: delete words in the last resort; if not, what only that would mend is unresolved.
+        delete: delete words in the last resort, and leave words out of quotations; if not, what
+            only that would mend is unresolved.
         on_unresolved: text of an unresolved comment: ``null``, ``mask`` or ``keep``.
         seed: of the sampling.
         first_stage: clears comments before the screener sees them; None for none.
@@ -96,7 +97,13 @@ class Rewriter:
         self.max_attempts, self.on_unresolved, self.seed = max_attempts, on_unresolved, seed
         self.delete = delete
         self._propose = Proposals(
-            bundle, detoxifier, self.thresholds, self.sampling, rounds=max_attempts, seed=seed
+            bundle,
+            detoxifier,
+            self.thresholds,
+            self.sampling,
+            rounds=max_attempts,
+            delete=delete,
+            seed=seed,
         )
         self.lexicon = self._propose.lexicon
         toxic = self._propose.toxic or None

@@ -60,10 +60,11 @@ class Substitution:
     Args:
         table: toxic phrase -> milder ones (:mod:`sro_edge.mild_words`); any may be left out, too.
         limits: what a candidate must reach, and so what is promising.
+        omit: whether toxic words of a quotation may be left out; if not, they stay.
     """
 
-    def __init__(self, table: Table, limits: Thresholds) -> None:
-        self._limits = limits
+    def __init__(self, table: Table, limits: Thresholds, *, omit: bool = True) -> None:
+        self._limits, self._omit = limits, omit
         self._written = table
         self._table = with_nothing(table)
         self._finder = Finder(self._table)
@@ -105,7 +106,8 @@ class Substitution:
             at = Span(spans[found.place.start].start, spans[found.place.stop - 1].end)
             inside = any(s.start <= at.start and at.end <= s.end for s in said)
             (omitted if inside else others).append(found)
-        places = [_omission(run, spans, tokens) for run in side_by_side(omitted)]
+        runs = side_by_side(omitted) if self._omit else ()
+        places = [_omission(run, spans, tokens) for run in runs]
         for place, phrase, milder, address in fitting(others, tokens, self._table):
             start, end = spans[place.start].start, spans[place.stop - 1].end
             written = milder if address else self._written[phrase]

@@ -117,6 +117,8 @@ def test_what_a_quotation_must_not_say_is_left_out_and_marked(text: str, left: s
     found = one(text, lambda p, greedy: ["a cat"], mild=table)
     assert (found.text, found.status) == (left, "rewritten")
     assert found.engine == ("delete" if OMITTED in left else "substitute")
+    whole = one(text, lambda p, greedy: ["a cat"], mild=table, delete=False)
+    assert whole.status == ("unresolved" if OMITTED in left else "rewritten")
 
 
 def test_what_keeps_a_quotation_whole_is_better() -> None:
