@@ -70,7 +70,7 @@ class Piece:
 
     span: Span
     text: str
-    toxicity: float = 1.0
+    toxicity: float
     whole: bool = False
     quoted: bool = False
     tried: bool = False

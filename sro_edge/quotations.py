@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from sro_edge.segments import Span
 
@@ -31,19 +32,18 @@ _QUOTED = re.compile(
 _PADDING = "\0"  # in the place of a mark that is none
 
 
-def quoted_spans(text: str) -> list[Span]:
+@lru_cache(maxsize=16)  # the pieces of one comment come together
+def quoted_spans(text: str) -> tuple[Span, ...]:
     """What stands in quotation marks or backticks in ``text``, without them, in order.
 
     Marks around the whole of a text quote nothing, and doubled ones are one: so CSV writes a text.
     """
-    marked = _single_marks(text)
-    return [Span(*m.span(m.lastindex or 0)) for m in _QUOTED.finditer(marked)]
+    return tuple(Span(*m.span(m.lastindex or 0)) for m in _quotations(text))
 
 
 def quoted(text: str) -> list[str]:
     """The texts of :func:`quoted_spans` that are not blank, without white space around them."""
-    marked = _single_marks(text)
-    found = (span.of(marked).replace(_PADDING, "").strip() for span in quoted_spans(text))
+    found = (m[m.lastindex or 0].replace(_PADDING, "").strip() for m in _quotations(text))
     return [said for said in found if said]
 
 
@@ -78,6 +78,11 @@ def omits_only(said: str, whole: str) -> bool:
             return False
         at = found + len(kept)
     return at < end and whole.endswith(last)
+
+
+def _quotations(text: str) -> Iterator[re.Match[str]]:
+    """Quotations with their marks; what is said stands in the last group."""
+    return _QUOTED.finditer(_single_marks(text))
 
 
 def _single_marks(text: str) -> str:

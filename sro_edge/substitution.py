@@ -99,19 +99,18 @@ class Substitution:
     def _places(self, text: str, quoted: bool) -> list[_Place]:
         spans = [Span(*match.span()) for match in WORDS.finditer(text)]
         tokens = [span.of(text).lower() for span in spans]
-        said = [Span(0, len(text))] if quoted else quoted_spans(text)
+        said = (Span(0, len(text)),) if quoted else quoted_spans(text)
         omitted: list[Found] = []
         others: list[Found] = []
         for found in self._finder.find(tokens):
-            at = Span(spans[found.place.start].start, spans[found.place.stop - 1].end)
+            at = _extent(spans, found.place)
             inside = any(s.start <= at.start and at.end <= s.end for s in said)
             (omitted if inside else others).append(found)
         runs = side_by_side(omitted) if self._omit else ()
         places = [_omission(run, spans, tokens) for run in runs]
         for place, phrase, milder, address in fitting(others, tokens, self._table):
-            start, end = spans[place.start].start, spans[place.stop - 1].end
             written = milder if address else self._written[phrase]
-            places.append(_Place(start, end, phrase, milder, written))
+            places.append(_Place(*_extent(spans, place), phrase, milder, written))
         return sorted(place for place in places if not _is_part(text, place))
 
 
@@ -142,7 +141,12 @@ def _omission(run: Sequence[Found], spans: Sequence[Span], tokens: Sequence[str]
     """Where toxic phrases side by side are left out, from their first word that tells something."""
     first, last = run[0].place.start, run[-1].place.stop
     first = next((i for i in range(first, last) if tokens[i] not in FUNCTION_WORDS), first)
-    return _Place(spans[first].start, spans[last - 1].end, run[0].phrase, _OMISSION, ())
+    return _Place(*_extent(spans, slice(first, last)), run[0].phrase, _OMISSION, ())
+
+
+def _extent(spans: Sequence[Span], place: slice) -> Span:
+    """From the first of the words at a place to the end of the last, in characters."""
+    return Span(spans[place.start].start, spans[place.stop - 1].end)
 
 
 class _Search:
