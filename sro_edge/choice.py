@@ -125,7 +125,7 @@ class Choice:
         deletes = made.engine == "delete"
         patchy = deletes and not made.worded.omits
         flaws = self._flaws(answer, piece.text, toxicity, made)
-        value = (1.0 - toxicity) ** 2 * (_PATCHY if patchy else 1.0)
+        value = (1.0 - toxicity) ** 2 * (_PATCHY * made.left if patchy else 1.0)
         value *= _WRITTEN if made.worded.as_written else 1.0
         if piece.quoted:
             return value * _LAST**flaws, flaws, None
@@ -141,7 +141,7 @@ class Choice:
             whole = readable(scores, after, scores, before) if deletes else fluency >= floor
             if not whole and not (made.worded.everywhere and piece.whole):
                 return 0.0, 0, "meaning"
-            flaws += 2 * (not whole)  # deleting words comes before it
+            flaws += 2 * (not whole)  # samples come before it
             value *= fluency
         return max(value * _LAST**flaws, 1e-15), flaws, None
 

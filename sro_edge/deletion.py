@@ -8,8 +8,9 @@ from that (:mod:`sro_edge.effects`), and only the most promising combinations ar
 from __future__ import annotations
 
 import heapq
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations, islice, pairwise
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ _CLAUSE_ENDS = (",", ";", ":", "-", "–", "—")
 _JOINING = frozenset("and or but so because yet".split())  # words before which a clause may begin
 _MOST_CLAUSES = 6  # a sentence with more is a list
 
+# What is left of the worth of a text for each word that goes and is not toxic.
+_HARMLESS, _FUNCTION = 0.8, 0.9
+
 Words = frozenset[int]  # which words to delete, by place
 
 
@@ -48,16 +52,19 @@ def deletions(
     lexicon: Mapping[str, float],
     score: Callable[[Sequence[str]], Scores],
     limits: Thresholds,
-) -> dict[str, list[str]]:
-    """What the last resort chooses from: each text with some of its words less.
+    toxic: Collection[str] = (),
+) -> dict[str, dict[str, float]]:
+    """What the last resort chooses from: each text with some of its words less, and what is left
+    of its worth: the more words go that are not toxic, the more it says less than it could.
 
     Args:
         texts: the texts, all different.
         lexicon: toxic words, lower-case.
         score: the screener, which is asked about all texts together, once a round.
         limits: what a candidate must reach, and so what is promising.
+        toxic: more words, lower-case, that are not missed.
     """
-    searches = [_Search(text, lexicon, limits) for text in texts]
+    searches = [_Search(text, lexicon, limits, toxic) for text in texts]
     for number in range(1 + _ROUNDS):
         asked = [
             (place, gone, text)
@@ -75,21 +82,39 @@ def deletions(
 class _Search:
     """The deletions of one text: those that were screened, and which to screen next."""
 
-    def __init__(self, text: str, lexicon: Mapping[str, float], limits: Thresholds) -> None:
+    def __init__(
+        self,
+        text: str,
+        lexicon: Mapping[str, float],
+        limits: Thresholds,
+        toxic: Collection[str],
+    ) -> None:
         self.text, self.limits = text, limits
         self.words = text.split()
         self.left = [_cut(word, lexicon) for word in self.words]  # "idiot," leaves its comma
         self.lexical = frozenset(i for i, word in enumerate(self.words) if self.left[i] != word)
-        self.telling = frozenset(i for i, word in enumerate(self.words) if _tells(word))
+        self.clauses = clauses(self.words)
+        bare = list(map(_bare, self.words))
+        self.telling = frozenset(i for i, word in enumerate(bare) if _tells(word))
+        missed = [_HARMLESS if i in self.telling else _FUNCTION for i in range(len(bare))]
+        harsh = [i in self.lexical or word in toxic for i, word in enumerate(bare)]
+        self.costs = [1.0 if bad else cost for bad, cost in zip(harsh, missed, strict=True)]
         self.found: dict[Words, Effects] = {}
 
-    def candidates(self) -> list[str]:
-        """The texts screened, each once, but those that miss function words only.
+    def candidates(self) -> dict[str, float]:
+        """The texts screened, with what is left of them, but those that miss function words only.
 
         Without its "you" an insult passes the screener more often, and is still one.
         """
-        told = (gone for gone in self.found if gone & self.telling)
-        return list(dict.fromkeys(map(self.spell, told)))
+        return {self.spell(gone): self.left_of(gone) for gone in self.found if gone & self.telling}
+
+    def left_of(self, gone: Words) -> float:
+        """What is left of the text's worth without some of its words; a clause leaves no hole."""
+        return _HARMLESS if gone in self.clauses else math.prod(self.costs[i] for i in gone)
+
+    def worth(self, gone: Words, effects: Effects) -> float:
+        """Of a text without some of its words, by its scores or those that are predicted."""
+        return effects.worth(self.limits) * self.left_of(gone)
 
     def spell(self, gone: Words) -> str:
         """The text without some of its words, closed and begun as it is."""
@@ -106,7 +131,7 @@ class _Search:
             wanted = [self.lexical] if self.lexical else []
             if len(self.words) <= _MOST_WORDS:
                 wanted += [frozenset([i]) for i in range(len(self.words))]
-                wanted += clauses(self.words)
+                wanted += self.clauses
         else:
             wanted = self.promising() if len(self.words) <= _MOST_WORDS else []
         for gone in wanted:
@@ -124,7 +149,7 @@ class _Search:
         }
         several = [gone for gone in self.found if len(gone) > 1]
         best = heapq.nlargest(
-            _PROMISING, several, key=lambda gone: self.found[gone].worth(self.limits)
+            _PROMISING, several, key=lambda gone: self.worth(gone, self.found[gone])
         )
         predicted = {}
         for base in dict.fromkeys([frozenset[int](), self.lexical, *best]):
@@ -136,7 +161,7 @@ class _Search:
                 if gone in self.found or len(gone) == len(self.words):
                     continue
                 together = self.found[base].plus(*(effect[i] for i in more - base))
-                predicted[gone] = together.worth(self.limits)
+                predicted[gone] = self.worth(gone, together)
         ordered = sorted(predicted, key=lambda gone: -predicted[gone])
         kept = (gone for gone in ordered if survives(self.spell(gone), self.text))
         return list(islice(kept, _PROMISING))
@@ -182,9 +207,12 @@ def clauses(words: Sequence[str]) -> list[Words]:
     return [frozenset(clause) for clause in found if 1 < len(clause) < len(words)]
 
 
-def _tells(word: str) -> bool:
-    """Whether a word, without the marks around it and without its "'re", is no function word."""
-    bare = word.lower().strip(_MARKS).replace("’", "'").split("'")[0]
+def _bare(word: str) -> str:
+    """A word in lower case, without the marks around it and without its "'re"."""
+    return word.lower().strip(_MARKS).replace("’", "'").split("'")[0]
+
+
+def _tells(bare: str) -> bool:
     return bool(bare) and bare not in FUNCTION_WORDS
 
 

@@ -21,7 +21,7 @@ _NAMES = _YOU | frozenset(
 )
 _ARTICLES = frozenset("a an the my your his our their its every".split())
 _BEFORE_NAMES = _ARTICLES | _YOU | frozenset("this that these those some any no".split())
-_SENTENCES = (("you", "are"), ("you", "do"), ("that", "is"))
+_SENTENCES = (("you", "are"), ("you", "do"), ("you", "can"), ("that", "is"))
 _AROUND = (FUNCTION_WORDS - VERBS) | {None}  # what may stand beside a sentence
 _SPEAKER = frozenset("i me my".split())
 _DEGREES = frozenset("most very too such".split())
@@ -34,8 +34,12 @@ _WAITING = (
     | _LINKS
     | frozenset("these those of with for from than at by into like as so more and or".split())
 )
+_BEFORE_NOUNS = frozenset(
+    "only about against as at by for from into like of on than to with".split()
+)
+_THIS = frozenset("this that these those".split())
 _WHO = frozenset("who whose that which".split())
-_BEHIND_PREDICATES = FUNCTION_WORDS - _WHO - frozenset("with of from".split())
+_BEHIND_PREDICATES = FUNCTION_WORDS - VERBS - _WHO - frozenset("with of from".split())
 # What follows a word that waits for another where that one is missing.
 _CLOSERS = frozenset(
     "and or but if because cause of than when while who which is are was were".split()
@@ -75,8 +79,13 @@ def fitting(found: Sequence[Found], tokens: Sequence[str], table: Table) -> Iter
             behind = _word(tokens, place.stop)
             # The last of them has no word before that is sure to stay.
             closed = behind is None or behind in FUNCTION_WORDS
-            before = _word(tokens, (run[0].place.start if closed else place.start) - 1)
+            at = (run[0].place.start if closed else place.start) - 1
+            before = _word(tokens, at)
             milder = [m for m in table[toxic] if _fits(m, toxic, before, behind)]
+            # No "that" for "that git", no "a lazy" for "a lazy git".
+            waits = before in _THIS or (closed and before and _word(tokens, at - 1) in _ARTICLES)
+            if waits and _names(milder):
+                milder = [m for m in milder if m]
             if milder:
                 yield Fitting(place, toxic, milder)
 
@@ -100,8 +109,13 @@ def _is_address(place: slice, tokens: Sequence[str], milder: Sequence[Phrase]) -
     """
     apart = _word(tokens, place.start - 1) is None and _word(tokens, place.stop) is None
     others = (*tokens[: place.start], *tokens[place.stop :])
-    names = any(phrase and phrase[-1] in _NAMES for phrase in milder)
-    return tokens[place.start] in _YOU and apart and names and any(t[:1].isalnum() for t in others)
+    beside = any(t[:1].isalnum() for t in others)
+    return tokens[place.start] in _YOU and apart and _names(milder) and beside
+
+
+def _names(milder: Sequence[Phrase]) -> bool:
+    """Whether one of what is milder than a phrase is what a person is called."""
+    return any(phrase and phrase[-1] in _NAMES for phrase in milder)
 
 
 def _fits(phrase: Phrase, toxic: Phrase, before: str | None, behind: str | None) -> bool:
@@ -116,7 +130,8 @@ def _fits(phrase: Phrase, toxic: Phrase, before: str | None, behind: str | None)
         return before not in _BEFORE_NAMES
     names = toxic[0] in _AN or (toxic[0] in _BEFORE_AN and not _AN.isdisjoint(toxic[1:2]))
     if names and _AN.isdisjoint(phrase):  # likewise: "a git", "unpleasant"; but not "give a damn"
-        return behind is None or behind in _BEHIND_PREDICATES
+        predicates = behind is None or behind in _BEHIND_PREDICATES
+        return predicates and before not in _BEFORE_NOUNS  # no "drives like unwise"
     return behind not in _WHO or _WHO.isdisjoint(phrase)
 
 

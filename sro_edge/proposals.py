@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 
 class Made(NamedTuple):
-    """What made a candidate: ``greedy``, ``substitute``, ``sample`` or ``delete``; and how it is
-    worded, if the table has it."""
+    """What made a candidate: ``greedy``, ``substitute``, ``sample`` or ``delete``; how it is
+    worded, if the table has it; and what is left of its worth, if words were deleted."""
 
     engine: str
     worded: Worded = Worded()
+    left: float = 1.0
 
 
 Proposed = dict[str, dict[str, Made]]  # piece text -> candidate -> what made it, each once
@@ -99,10 +100,13 @@ class Proposals:
                     if any(worded) or tidied not in found:
                         found[tidied] = Made("delete" if worded.omits else "substitute", worded)
         if number == self._rounds:
-            shortened = deletions(list(proposed), self.lexicon, score, self._thresholds)
-            for text, left in shortened.items():
-                for shorter in left:
-                    proposed[text].setdefault(shorter, Made("delete"))
+            unanswered = dict.fromkeys(p.text for p in pieces if p.answer is None)
+            shortened = deletions(
+                list(unanswered), self.lexicon, score, self._thresholds, self.toxic
+            )
+            for text, cut in shortened.items():
+                for shorter, left in cut.items():
+                    proposed[text].setdefault(shorter, Made("delete", left=left))
         elif number:
             self._answer(pieces, number, proposed, keep)
         for piece in new:

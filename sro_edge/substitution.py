@@ -111,7 +111,8 @@ class Substitution:
         for place, phrase, milder, address in fitting(others, tokens, self._table):
             written = milder if address else self._written[phrase]
             places.append(_Place(*_extent(spans, place), phrase, milder, written))
-        return sorted(place for place in places if not _is_part(text, place))
+        closing = {span.end for span in said}  # the mark there is no apostrophe
+        return sorted(p for p in places if not _is_part(text, p, closes=p.end in closing))
 
 
 class _Place(NamedTuple):
@@ -221,10 +222,12 @@ class _Search:
         return _LOW_I.sub("I", text)
 
 
-def _is_part(text: str, place: _Place) -> bool:
-    """Whether a phrase is part of a compound ("dumb-ass") or a possessive ("idiots'")."""
+def _is_part(text: str, place: _Place, *, closes: bool) -> bool:
+    """Whether a phrase is part of a compound ("dumb-ass") or a possessive ("idiots'"), unless it
+    ``closes`` a quotation."""
     before, behind = text[: place.start][-1:], text[place.end :][:1]
-    return before in _JOINTS or behind in _JOINTS or (behind in _APOSTROPHES and before != behind)
+    possesses = behind in _APOSTROPHES and before != behind and not closes
+    return before in _JOINTS or behind in _JOINTS or possesses
 
 
 def _closed(out: str, rest: str) -> tuple[str, str]:

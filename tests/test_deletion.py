@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from sro_edge.bundle import Thresholds
 from sro_edge.deletion import clauses, delete_words, deletions
@@ -33,7 +34,7 @@ class Alarms:
         return Scores(toxicity, np.full(len(texts), 0.9, np.float32), embedding)
 
 
-def found(text: str, lexicon: dict[str, float] | None = None) -> list[str]:
+def found(text: str, lexicon: dict[str, float] | None = None) -> dict[str, float]:
     return deletions([text], lexicon or {}, Alarms().score, LIMITS)[text]
 
 
@@ -65,11 +66,20 @@ def test_words_that_tell_nothing_are_not_all_that_goes() -> None:
 
 def test_the_lexicon_is_tried_first_and_combined_with_others() -> None:
     tried = found("you utter plonker Bob, and git", {"utter": 2.0, "git": 2.0})
-    assert tried[0] == "you plonker Bob, and"
+    assert next(iter(tried)) == "you plonker Bob, and"
     assert "you Bob, and" in tried
-    assert found("word " * 50 + "git", {"git": 2.0}) == [("word " * 50).strip()]
-    assert found("git", {"git": 2.0}) == []
-    assert found("") == []
+    assert list(found("word " * 50 + "git", {"git": 2.0})) == [("word " * 50).strip()]
+    assert found("git", {"git": 2.0}) == {}
+    assert found("") == {}
+
+
+def test_harmless_words_are_missed() -> None:
+    tried = found("bring the blue book you git", {"git": 2.0})
+    assert tried["bring the blue book you"] == 1
+    assert tried["bring the book you git"] == pytest.approx(0.8)
+    assert found("He tries, what a plonker.")["He tries."] == pytest.approx(0.8)  # a clause is one
+    named = deletions(["so dim a book"], {}, Alarms().score, LIMITS, toxic={"dim"})
+    assert named["so dim a book"]["so a book"] == 1
 
 
 def test_few_of_all_deletions_are_screened_and_none_twice() -> None:

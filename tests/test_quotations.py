@@ -109,6 +109,7 @@ def test_a_sentence_may_cut_a_quotation() -> None:
         ('He said "you idiot. Go home" and left.', 'He said "you [...]. Go home" and left.'),
         ('"Get out, idiot!" he said.', '"Get out, [...]!" he said.'),
         ('"Idiot!" he said.', '"[...]!" he said.'),
+        ("He said 'you idiot' to me.", "He said 'you [...]' to me."),
         ('"An idiot."', '"A person."'),  # marks around the whole of it
     ],
 )

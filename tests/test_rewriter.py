@@ -44,8 +44,8 @@ def test_sampling_follows_a_failed_greedy_answer() -> None:
     [
         ("a harsh plan", ["a harsh idea", "a poor plan"], "a poor plan", "sample"),
         ("a blorp plan", ["a blorp idea", "a flat plan"], "a flat plan", "sample"),
-        ("a harsh plan", ["a harsh idea"], "a plan", "delete"),
-        ("a harsh plan", ["odd words"], "a plan", "delete"),
+        ("a harsh plan", ["odd words"], "a harsh plan", "greedy"),  # nothing is deleted
+        ("a cat", ["odd words"], "a plan", "delete"),
         ("a flat plan", ["a poor plan"], "a poor plan", "sample"),
         ("a flat plan", ["a harsh plan"], "a flat plan", "greedy"),
     ],
@@ -61,7 +61,7 @@ def test_a_risky_answer_is_better_than_none() -> None:
     found = one("idiotic!", lambda p, greedy: ["harsh!"])
     assert (found.text, found.engine, found.attempts) == ("harsh!", "greedy", 3)
     found = one("a stupid plan", lambda p, greedy: ["a harsh plan"], max_attempts=1)
-    assert (found.text, found.engine) == ("a plan", "delete")
+    assert (found.text, found.engine) == ("a harsh plan", "greedy")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_short_insult_in_milder_words_need_not_be_fluent_where_nothing_else_pa
     answers = lambda p, greedy: ["a cat"]  # noqa: E731
     found = one("what an idiot", answers, mild=mild, delete=False)
     assert (found.text, found.engine, found.attempts) == ("what an odd one", "substitute", 3)
-    assert one("what an idiot", answers, mild=mild).engine == "delete"
+    assert one("what an idiot", answers, mild=mild).engine == "substitute"  # nothing is deleted
     sampled = one("what an idiot", lambda p, greedy: ["a cat", "well, well"], mild=mild)
     assert (sampled.text, sampled.engine) == ("well, well", "greedy")
     longer = "It is late. What an idiot!"
