@@ -126,8 +126,9 @@ def _fits(phrase: Phrase, toxic: Phrase, before: str | None, behind: str | None)
         return {before, behind} <= _AROUND
     if before == "to" and not _SPEAKER.isdisjoint(phrase):  # "told him to leave me alone"
         return False
-    if phrase[0] in _NEGATED and toxic[0] not in _LINKS:  # what is said of somebody, no name
-        return before not in _BEFORE_NAMES
+    negated = phrase[0] in _NEGATED and toxic[0] not in _LINKS
+    if negated and before in _BEFORE_NAMES:  # what is said of somebody, no name
+        return False
     names = toxic[0] in _AN or (toxic[0] in _BEFORE_AN and not _AN.isdisjoint(toxic[1:2]))
     if names and _AN.isdisjoint(phrase):  # likewise: "a git", "unpleasant"; but not "give a damn"
         predicates = behind is None or behind in _BEHIND_PREDICATES

@@ -11,6 +11,7 @@ from sro_edge.segments import words
 TABLE: Table = {
     ("dim",): [("unwise",), ("not", "smart"), ()],
     ("a", "git"): [("unpleasant",), ("an", "unpleasant", "person")],
+    ("a", "ninny"): [("not", "smart"), ("a", "beginner")],
     ("git",): [("person",), ()],
     ("gits",): [("people",), ("those", "who", "err"), ()],
     ("you", "git"): [("you",)],
@@ -45,6 +46,8 @@ def fit(text: str) -> list[Fitting]:
         ("a git move", "a git", ["an unpleasant person"]),
         ("he drives like a git", "a git", ["an unpleasant person"]),
         ("only a git would", "a git", ["an unpleasant person"]),
+        ("he is a ninny", "a ninny", ["not smart", "a beginner"]),
+        ("only a ninny would", "a ninny", ["a beginner"]),
         ("that git left", "git", ["person"]),
         ("those gits left", "gits", ["people", "those who err"]),
         ("he is a lazy git and he lies", "git", ["person"]),
