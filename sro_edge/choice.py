@@ -125,7 +125,7 @@ class Choice:
         deletes = made.engine == "delete"
         patchy = deletes and not made.worded.omits
         flaws = self._flaws(answer, piece.text, toxicity, made)
-        value = (1.0 - toxicity) ** 2 * (_PATCHY * made.left if patchy else 1.0)
+        value = (1.0 - toxicity) ** 2 * (_PATCHY * made.share if patchy else 1.0)
         value *= _WRITTEN if made.worded.as_written else 1.0
         if piece.quoted:
             return value * _LAST**flaws, flaws, None

@@ -8,7 +8,6 @@ from that (:mod:`sro_edge.effects`), and only the most promising combinations ar
 from __future__ import annotations
 
 import heapq
-import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations, islice, pairwise
@@ -54,8 +53,8 @@ def deletions(
     limits: Thresholds,
     toxic: Collection[str] = (),
 ) -> dict[str, dict[str, float]]:
-    """What the last resort chooses from: each text with some of its words less, and what is left
-    of its worth: the more words go that are not toxic, the more it says less than it could.
+    """What the last resort chooses from: each text with some of its words less, and which share of
+    its worth is left: the more words go that are not toxic, the smaller.
 
     Args:
         texts: the texts, all different.
@@ -96,25 +95,27 @@ class _Search:
         self.clauses = clauses(self.words)
         bare = list(map(_bare, self.words))
         self.telling = frozenset(i for i, word in enumerate(bare) if _tells(word))
-        missed = [_HARMLESS if i in self.telling else _FUNCTION for i in range(len(bare))]
-        harsh = [i in self.lexical or word in toxic for i, word in enumerate(bare)]
-        self.costs = [1.0 if bad else cost for bad, cost in zip(harsh, missed, strict=True)]
+        self.toxic = self.lexical.union(i for i, word in enumerate(bare) if word in toxic)
         self.found: dict[Words, Effects] = {}
 
     def candidates(self) -> dict[str, float]:
-        """The texts screened, with what is left of them, but those that miss function words only.
+        """The texts screened, with their share, but those that miss function words only.
 
         Without its "you" an insult passes the screener more often, and is still one.
         """
-        return {self.spell(gone): self.left_of(gone) for gone in self.found if gone & self.telling}
+        return {self.spell(gone): self.share(gone) for gone in self.found if gone & self.telling}
 
-    def left_of(self, gone: Words) -> float:
+    def share(self, gone: Words) -> float:
         """What is left of the text's worth without some of its words; a clause leaves no hole."""
-        return _HARMLESS if gone in self.clauses else math.prod(self.costs[i] for i in gone)
+        if gone in self.clauses:
+            return _HARMLESS
+        missed = gone - self.toxic
+        telling = len(missed & self.telling)
+        return _HARMLESS**telling * _FUNCTION ** (len(missed) - telling)
 
     def worth(self, gone: Words, effects: Effects) -> float:
         """Of a text without some of its words, by its scores or those that are predicted."""
-        return effects.worth(self.limits) * self.left_of(gone)
+        return effects.worth(self.limits) * self.share(gone)
 
     def spell(self, gone: Words) -> str:
         """The text without some of its words, closed and begun as it is."""

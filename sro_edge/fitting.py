@@ -20,7 +20,10 @@ _NAMES = _YOU | frozenset(
     " fellows kid kids".split()
 )
 _ARTICLES = frozenset("a an the my your his our their its every".split())
-_BEFORE_NAMES = _ARTICLES | _YOU | frozenset("this that these those some any no".split())
+_THIS = frozenset("this that these those".split())
+_PREPOSITIONS = frozenset("as at by for from into like of than with".split())
+_BEFORE_NAMES = _ARTICLES | _YOU | _THIS | frozenset("some any no".split())
+_BEFORE_NOUNS = _PREPOSITIONS | frozenset("about against on only to".split())
 _SENTENCES = (("you", "are"), ("you", "do"), ("you", "can"), ("that", "is"))
 _AROUND = (FUNCTION_WORDS - VERBS) | {None}  # what may stand beside a sentence
 _SPEAKER = frozenset("i me my".split())
@@ -29,15 +32,7 @@ _LINKS = frozenset(
     "am is are was were be been being r s m re i'm you're he's she's it's we're they're".split()
 )
 _BEFORE_AN = _LINKS | frozenset("such what like only no".split())
-_WAITING = (
-    _ARTICLES
-    | _LINKS
-    | frozenset("these those of with for from than at by into like as so more and or".split())
-)
-_BEFORE_NOUNS = frozenset(
-    "only about against as at by for from into like of on than to with".split()
-)
-_THIS = frozenset("this that these those".split())
+_WAITING = _ARTICLES | _LINKS | _PREPOSITIONS | frozenset("these those so more and or".split())
 _WHO = frozenset("who whose that which".split())
 _BEHIND_PREDICATES = FUNCTION_WORDS - VERBS - _WHO - frozenset("with of from".split())
 # What follows a word that waits for another where that one is missing.

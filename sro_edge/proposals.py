@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 class Made(NamedTuple):
     """What made a candidate: ``greedy``, ``substitute``, ``sample`` or ``delete``; how it is
-    worded, if the table has it; and what is left of its worth, if words were deleted."""
+    worded, if the table has it; and which share of its worth is left, if words were deleted."""
 
     engine: str
     worded: Worded = Worded()
-    left: float = 1.0
+    share: float = 1.0
 
 
 Proposed = dict[str, dict[str, Made]]  # piece text -> candidate -> what made it, each once
@@ -105,8 +105,8 @@ class Proposals:
                 list(unanswered), self.lexicon, score, self._thresholds, self.toxic
             )
             for text, cut in shortened.items():
-                for shorter, left in cut.items():
-                    proposed[text].setdefault(shorter, Made("delete", left=left))
+                for shorter, share in cut.items():
+                    proposed[text].setdefault(shorter, Made("delete", share=share))
         elif number:
             self._answer(pieces, number, proposed, keep)
         for piece in new:

@@ -44,7 +44,8 @@ def test_sampling_follows_a_failed_greedy_answer() -> None:
     [
         ("a harsh plan", ["a harsh idea", "a poor plan"], "a poor plan", "sample"),
         ("a blorp plan", ["a blorp idea", "a flat plan"], "a flat plan", "sample"),
-        ("a harsh plan", ["odd words"], "a harsh plan", "greedy"),  # nothing is deleted
+        ("a harsh plan", ["a harsh idea"], "a harsh plan", "greedy"),  # nothing is deleted
+        ("a harsh plan", ["odd words"], "a harsh plan", "greedy"),
         ("a cat", ["odd words"], "a plan", "delete"),
         ("a flat plan", ["a poor plan"], "a poor plan", "sample"),
         ("a flat plan", ["a harsh plan"], "a flat plan", "greedy"),
