@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sro_edge.errors import BundleError, ModelError
+from sro_edge.ggml_buffers import leave_out_amx
 from sro_edge.headers import read_gguf
 
 Floats = npt.NDArray[np.float32]
@@ -317,6 +318,7 @@ def library() -> Any:
 
     llama_cpp.llama_log_set(_log_callback(llama_cpp), None)
     llama_cpp.llama_backend_init()
+    leave_out_amx()
     return llama_cpp
 
 

@@ -1,0 +1,60 @@
+"""Which layouts of its weights llama.cpp may choose on a CPU: all but the one for AMX.
+
+GCC before 11.5, 12.4 and 13.3 compiles ``_tile_loadconfig`` wrongly (its bug 114098): a llama.cpp
+built with it dies of the first matrix product on a processor with AMX, and no build says what it
+was compiled with. So the AMX kernels are never chosen; those for AVX-512 take their place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+_CPU_DEVICE = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+_LEFT_OUT = b"AMX"
+
+
+def leave_out_amx() -> list[bytes]:
+    """Take the AMX layout out of the list that llama.cpp goes through as it loads a model.
+
+    Returns:
+        The names of the layouts that are left beside the plain one.
+    """
+    from llama_cpp._ggml import libggml
+
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    device = _function(libggml, "ggml_backend_dev_by_type", pointer, ctypes.c_int)(_CPU_DEVICE)
+    registry = _function(libggml, "ggml_backend_dev_backend_reg", pointer, pointer)(device)
+    find = _function(libggml, "ggml_backend_reg_get_proc_address", pointer, pointer, text)
+    address = find(registry, b"ggml_backend_dev_get_extra_bufts")
+    if not address:
+        return []
+    layouts = ctypes.CFUNCTYPE(ctypes.POINTER(pointer), pointer)(address)(device)
+    return remove(layouts, _function(libggml, "ggml_backend_buft_name", text, pointer))
+
+
+def remove(layouts: Any, name_of: Callable[[int], bytes]) -> list[bytes]:
+    """Move what follows the AMX layout in a list that ends with a null pointer one place up.
+
+    Args:
+        layouts: pointer to the first of ggml's buffer types.
+        name_of: gives the name of one.
+
+    Returns:
+        The names of those that are left.
+    """
+    left: list[bytes] = []
+    place = 0
+    while layouts[place]:
+        name = name_of(layouts[place])
+        if name != _LEFT_OUT:
+            layouts[len(left)] = layouts[place]
+            left.append(name)
+        place += 1
+    layouts[len(left)] = None
+    return left
+
+
+def _function(library: Any, name: str, result: Any, *arguments: Any) -> Any:
+    return ctypes.CFUNCTYPE(result, *arguments)((name, library))
