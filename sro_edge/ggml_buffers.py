@@ -1,8 +1,9 @@
 """Which layouts of its weights llama.cpp may choose on a CPU: all but the one for AMX.
 
-GCC before 11.5, 12.4 and 13.3 compiles ``_tile_loadconfig`` wrongly (its bug 114098): a llama.cpp
-built with it dies of the first matrix product on a processor with AMX, and no build says what it
-was compiled with. So the AMX kernels are never chosen; those for AVX-512 take their place.
+llama.cpp writes the configuration of the AMX tiles in a way of which some compilers (seen with GCC
+12.2) leave most out, and such a build dies of the first matrix product on a processor with AMX
+(ggml-org/llama.cpp, issue 20824 and pull request 26954, open in 2026). No build says what it was
+compiled with, so the AMX kernels are never chosen; those for AVX-512 take their place.
 """
 
 from __future__ import annotations
