@@ -148,6 +148,7 @@ class Detoxifier:
             for n in range(lanes)
         ]
         self._lanes = Lanes(self._flights, threads)
+        self._flights[0].context.try_out()
 
     @classmethod
     def of(cls, bundle: Bundle, **options: Any) -> Detoxifier:

@@ -190,6 +190,11 @@ class Worker:
             how = f"was killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
             how += ", most likely because memory was short,"
+        if code == -signal.SIGILL:
+            how += (
+                ", most likely because llama.cpp was compiled for another processor (reinstall "
+                "llama-cpp-python on this machine),"
+            )
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 4096))
         said = self._log.read().decode(errors="replace").strip().splitlines()
         last = f" (its last words: {said[-1].strip()[:160]})" if said else ""

@@ -49,7 +49,7 @@ def _obey(text: str) -> None:
     if order == "abort":
         os.abort()
     if order == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[argument or "SIGKILL"])
     if order == "exit":
         os._exit(3)
     if order == "raise":

@@ -8,6 +8,7 @@ import pytest
 
 from sro_edge.detoxifier import Candidate, Detoxifier, Request
 from sro_edge.errors import BundleError, ModelError
+from sro_edge.llama import Context
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
 
 CONTROL_TOKENS = ("<s>", "</s>", "<pad>", "<|rewrite|>")
@@ -198,6 +199,18 @@ def test_sizes_the_model_cannot_serve_are_refused(tiny_gguf: Path) -> None:
         Request(0, "x", samples=0)
     with pytest.raises(ValueError, match="temperature"):
         Request(0, "x", temperature=float("nan"))
+
+
+def test_what_cannot_run_here_is_known_before_any_comment(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(context: Context) -> None:
+        assert context.batch.tokens == 2
+        raise ModelError("no such instruction")
+
+    monkeypatch.setattr(Context, "decode", fail)
+    with pytest.raises(ModelError, match="no such instruction"):
+        detoxifier(tiny_gguf)
 
 
 def test_cuda_is_refused_where_llama_was_built_without(tiny_gguf: Path) -> None:

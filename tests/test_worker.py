@@ -56,6 +56,7 @@ def test_the_same_answers_as_here(rewriter: worker.RemoteRewriter) -> None:
     [
         ("abort", "was killed by SIGABRT at work"),
         ("kill", "was killed by SIGKILL, most likely because memory was short, at work"),
+        ("kill SIGILL", "by SIGILL, most likely because llama.cpp was .*reinstall .*, at work"),
         ("exit", "ended with code 3 at work"),
         ("raise", r"the models failed with ValueError: some bug \(engines.py:\d+\)"),
         ("refuse", "llama.cpp could not decode a batch"),
