@@ -148,7 +148,6 @@ class Detoxifier:
             for n in range(lanes)
         ]
         self._lanes = Lanes(self._flights, threads)
-        self._flights[0].context.try_out()
 
     @classmethod
     def of(cls, bundle: Bundle, **options: Any) -> Detoxifier:
@@ -203,6 +202,17 @@ class Detoxifier:
                 yield job.request, self._candidates(job)
         finally:
             self._running = False
+
+    def try_out(self) -> None:
+        """Read two tokens and forget them: what cannot run here says so, or dies, before any work.
+
+        One alone would try other kernels than those that batches need.
+        """
+        context = self._flights[0].context
+        context.batch.clear()
+        context.batch.add([0, 0], 0, 0, rows=2)
+        context.decode()
+        context.drop(0)
 
     def close(self) -> None:
         """Free the model; safe to call twice."""

@@ -180,17 +180,6 @@ class Context:
         logits: Floats = np.ctypeslib.as_array(pointer, shape=shape)
         return np.add(logits, bias, out=logits)
 
-    def try_out(self) -> None:
-        """Read two tokens and forget them: what cannot run here says so, or dies, before any work.
-
-        One alone would try other kernels than those that batches need.
-        """
-        self.batch.clear()
-        self.batch.add([0, 0], 0, 0, rows=2)
-        self.decode()
-        self.drop(0)
-        self.batch.clear()
-
     def copy(self, source: int, target: int) -> None:
         """Make sequence ``target``, whatever it held, a copy of ``source``."""
         self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)

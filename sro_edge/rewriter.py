@@ -163,6 +163,7 @@ class Rewriter:
         detoxifier = Detoxifier.of(
             opened, threads=threads, device=device, deterministic=deterministic
         )
+        detoxifier.try_out()
         return cls(
             opened,
             screener,

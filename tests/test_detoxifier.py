@@ -10,6 +10,7 @@ from sro_edge.detoxifier import Candidate, Detoxifier, Request
 from sro_edge.errors import BundleError, ModelError
 from sro_edge.llama import Context
 from sro_edge.prompt import SMALL_TEMPLATE, PromptTemplate
+from sro_edge.rewriter import Rewriter
 
 CONTROL_TOKENS = ("<s>", "</s>", "<pad>", "<|rewrite|>")
 COMMENTS = [
@@ -201,16 +202,20 @@ def test_sizes_the_model_cannot_serve_are_refused(tiny_gguf: Path) -> None:
         Request(0, "x", temperature=float("nan"))
 
 
-def test_what_cannot_run_here_is_known_before_any_comment(
-    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_run_here_is_known_before_any_comment(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(context: Context) -> None:
         assert context.batch.tokens == 2
         raise ModelError("no such instruction")
 
     monkeypatch.setattr(Context, "decode", fail)
     with pytest.raises(ModelError, match="no such instruction"):
-        detoxifier(tiny_gguf)
+        Rewriter.load(threads=1)
+
+
+def test_what_was_tried_out_is_forgotten(tiny_gguf: Path) -> None:
+    with detoxifier(tiny_gguf) as one, detoxifier(tiny_gguf) as other:
+        one.try_out()
+        assert answers(one, greedy(COMMENTS)) == answers(other, greedy(COMMENTS))
 
 
 def test_cuda_is_refused_where_llama_was_built_without(tiny_gguf: Path) -> None:
