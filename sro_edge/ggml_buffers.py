@@ -20,10 +20,18 @@ def leave_out_amx() -> list[bytes]:
     """Take the AMX layout out of the list that llama.cpp goes through as it loads a model.
 
     Returns:
-        The names of the layouts that are left beside the plain one.
+        The names of the layouts that are left beside the plain one; none where the list is not to
+        be had, as on Windows: there llama.cpp chooses as it likes.
     """
-    from llama_cpp._ggml import libggml
+    try:
+        from llama_cpp._ggml import libggml
 
+        return _leave_out(libggml)
+    except (ImportError, AttributeError):  # another version keeps it elsewhere
+        return []
+
+
+def _leave_out(libggml: Any) -> list[bytes]:
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
     device = _function(libggml, "ggml_backend_dev_by_type", pointer, ctypes.c_int)(_CPU_DEVICE)
     registry = _function(libggml, "ggml_backend_dev_backend_reg", pointer, pointer)(device)
