@@ -1,6 +1,7 @@
 """A GGUF model in llama.cpp: loading, tokens, and contexts that many sequences share.
 
-All ctypes of the package is here; :mod:`sro_edge.detoxifier` decides what to decode when.
+All ctypes of the package is here and in :mod:`sro_edge.ggml_buffers`;
+:mod:`sro_edge.detoxifier` decides what to decode when.
 """
 
 from __future__ import annotations

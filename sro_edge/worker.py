@@ -188,13 +188,13 @@ class Worker:
         how = f"ended with code {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-        if code == -signal.SIGKILL:
-            how += ", most likely because memory was short,"
-        if code == -signal.SIGILL:
-            how += (
-                ", most likely because llama.cpp was compiled for another processor (reinstall "
-                "llama-cpp-python on this machine),"
-            )
+        likely = {
+            -signal.SIGKILL: "memory was short",
+            -signal.SIGILL: "llama.cpp was compiled for another processor (reinstall "
+            "llama-cpp-python on this machine)",
+        }
+        if code in likely:
+            how += f", most likely because {likely[code]},"
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 4096))
         said = self._log.read().decode(errors="replace").strip().splitlines()
         last = f" (its last words: {said[-1].strip()[:160]})" if said else ""
