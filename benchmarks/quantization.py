@@ -7,7 +7,7 @@
 
 `--files DIR` keeps the GGUF files, and `write` only makes them: speed is then measured alone.
 The parts write into one JSON file (--out, benchmarks/results/quantization.json), so that each can
-be run when the machine is free; `plot` draws the PNG beside it and prints the table of the README.
+be run when the machine is free; `plot` draws the PNG beside it and prints the table for README.md.
 
 Speed: every type has a process of its own, which loads the file and decodes through the engine's
 own llama.cpp layer with 1 and 16 sequences in flight (one token each a step) and with full batches
@@ -254,7 +254,7 @@ def _plot_ratios(axes: Any, speed: dict[str, Any]) -> None:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table of the README."""
+    """The table of README.md here."""
     types = result["quality"]["types"]
     small, large = result["speed"]["small"], result["speed"].get("random 135 M", {})
     print(

@@ -9,6 +9,7 @@ bundle is what it is. Rivals run in turns, A B A B; the medians of the ratios ar
 
     loop           `llama_cpp.Llama.create_completion`, one comment after the other
     transformers   `generate` in batches of 32 sorted by length, fp32, against the engine in fp32
+                   with as many slots as it takes by default
     llama-server   as many parallel slots as the engine, over HTTP with as many connections
     full batches   the same model evaluating full batches of as many sequences, one context for each
                    thread, behind as many earlier tokens as the engine's have on average and with
@@ -82,7 +83,7 @@ def main() -> None:
     if "transformers" in options.parts and trained is not None:
         rivals = {
             "transformers": _transformers(work, trained, options.threads),
-            "engine": _engine(work, full, options),
+            "engine": _engine(work, full, options, slots=None),
         }
         races["fp32"] = race(rivals, len(work.comments), options.rounds)
     if options.server is not None and "server" in options.parts:
@@ -171,15 +172,14 @@ def _work(bundle: Bundle, model: Path, comments: list[str]) -> Work:
     return Work(bundle, comments, prompts, limits)
 
 
-def _engine(work: Work, model: Path, options: argparse.Namespace, *, lookup: bool = True) -> Rival:
+def _engine(work: Work, model: Path, options: argparse.Namespace, **settings: Any) -> Rival:
     engine = Detoxifier(
         model,
         work.bundle.prompt,
         threads=options.threads,
         device="cpu",
-        slots=options.slots,
-        lookup=lookup,
         seldom=work.bundle.lexicon(),
+        **{"slots": options.slots} | settings,
     )
     requests = [
         Request(n, comment, max_new_tokens=limit)

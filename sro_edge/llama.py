@@ -49,6 +49,8 @@ class Model:
         self.on_gpu = _use_gpu(self._lib, device)
         self.handle = _load_model(self._lib, path, self.on_gpu)
         self._finalizer = weakref.finalize(self, self._lib.llama_model_free, self.handle)
+        self.bytes = int(self._lib.llama_model_size(self.handle))  # of all weights
+        self.fp32 = self.bytes >= 4 * self._lib.llama_model_n_params(self.handle)
         # A recurrent state cannot be taken back to an earlier token.
         self.can_cut = not (
             self._lib.llama_model_is_recurrent(self.handle)

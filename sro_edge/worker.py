@@ -157,6 +157,9 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,
+            # glibc: else every thread that allocates gets a heap of its own, and what a batch frees
+            # in one of them cannot serve the next batch in another, so the process grows for hours.
+            env={"MALLOC_ARENA_MAX": "1", **os.environ},
         )
         with contextlib.suppress(EngineError):  # it is said when the answer is wanted
             self._send(self._order)

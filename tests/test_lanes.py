@@ -12,6 +12,7 @@ import pytest
 
 from sro_edge.detoxifier import Detoxifier, Request
 from sro_edge.errors import ModelError
+from sro_edge.export.gguf_types import convert_gguf
 from sro_edge.lanes import _Race
 from sro_edge.llama import Context
 from sro_edge.prompt import SMALL_TEMPLATE
@@ -34,6 +35,13 @@ def answers(model: Detoxifier, requests: list[Request]) -> dict[Any, list[str]]:
 
 def lanes() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+
+
+def test_slots_by_default(tiny_gguf: Path, tmp_path: Path) -> None:
+    convert_gguf(tiny_gguf, tmp_path / "f16.gguf", "f16")
+    for path, slots in ((tiny_gguf, 96), (tmp_path / "f16.gguf", 48)):
+        with engine(path, slots=None) as model:
+            assert model.slots == slots
 
 
 @pytest.fixture
@@ -62,6 +70,16 @@ def test_lanes_answer_as_one_context_does(
         assert len(decoded) == 3  # every lane had work
         assert answers(three, REQUESTS[:1]) == {0: alone[0]}
     assert lanes() == []
+
+
+def test_a_large_model_has_one_context(
+    tiny_gguf: Path, decoded: dict[Context, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sro_edge.detoxifier._SMALL", 1)
+    with engine(tiny_gguf, slots=None) as large:
+        assert large.slots == 32
+        answers(large, REQUESTS)
+    assert [set(threads) for threads in decoded.values()] == [{3}]
 
 
 @pytest.mark.parametrize(

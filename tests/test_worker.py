@@ -51,6 +51,20 @@ def test_the_same_answers_as_here(rewriter: worker.RemoteRewriter) -> None:
     assert list(rewriter.rewrite(texts)) == [FakeRewriter.one(text) for text in texts]
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+@pytest.mark.parametrize("own", [None, "3"])
+def test_the_child_has_one_heap_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    if own:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", own)
+    with worker.Worker("rewrite", bundle=None) as child:
+        child.ready()
+        said = Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
+    assert f"MALLOC_ARENA_MAX={own or 1}".encode() in said
+
+
 @pytest.mark.parametrize(
     ("order", "message"),
     [
